@@ -1,0 +1,65 @@
+"""Addresses: the secret of a private mailbox, the send-only form derived from it, public names."""
+
+from __future__ import annotations
+
+import re
+from base64 import b32encode
+from hashlib import blake2b
+
+from mq9_broker.errors import Mq9Error
+from mq9_broker.model import CODES
+
+_SECRET = re.compile(r"m-[a-z2-7]{26}")
+_SEND_ONLY = re.compile(r"s-[a-z2-7]{26}")
+_RESERVED_FORM = re.compile(r"[ms]-.{26}")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
+_RESERVED = ("system", "broadcast")
+
+
+def is_secret(address: str) -> bool:
+    """Whether `address` has the form of a `mail_id` of a private mailbox (or of an owner address)."""
+    return _SECRET.fullmatch(address) is not None
+
+
+def is_send_only(address: str) -> bool:
+    """Whether `address` has the send-only form."""
+    return _SEND_ONLY.fullmatch(address) is not None
+
+
+def secret_from(random: bytes) -> str:
+    """The `mail_id` made of 17 random bytes (130 of their bits)."""
+    return "m-" + _base32(random)
+
+
+def send_only(secret: str) -> str:
+    """The send-only form of a `mail_id`: one way, so that it may be stored, logged and handed out."""
+    return "s-" + _base32(blake2b(secret.encode(), digest_size=17, person=b"mq9 send-only").digest())
+
+
+def _base32(data: bytes) -> str:
+    return b32encode(data)[:26].decode().lower()
+
+
+def name_problem(name: str) -> str | None:
+    """Why `name` can't be the name of a public mailbox, or None when it can."""
+    if not 1 <= len(name) <= 128:
+        return f"it has {len(name)} characters, allowed are 1 to 128"
+    if not _NAME.fullmatch(name):
+        return "allowed are a-z 0-9 with . - _ inside, and a letter or digit at both ends"
+    if ".." in name:
+        return "it has two dots in a row"
+    if _RESERVED_FORM.fullmatch(name):
+        return "that form is reserved for private addresses"
+    if name.split(".", 1)[0] in _RESERVED:
+        return f"{name.split('.', 1)[0]} is reserved"
+    if name.rsplit(".", 1)[-1] in CODES:
+        return f"its last part is the priority word {name.rsplit('.', 1)[-1]}"
+    return None
+
+
+def check_name(name: str) -> str:
+    """`name`, or Mq9Error with the rule it breaks."""
+    problem = name_problem(name)
+    if problem:
+        raise Mq9Error(f"name {name[:140]!r} is not allowed: {problem}")
+    return name

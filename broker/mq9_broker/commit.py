@@ -1,0 +1,223 @@
+"""The end of a loop turn: one batch to the store, and only then everything that waited for it is written.
+
+Store-first delivery, group commit and order follow from that one rule. While a batch is on its way to the disk the next
+turn's writes gather behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from mq9_broker import wire
+from mq9_broker.clock import Clock
+from mq9_broker.errors import StoreError
+from mq9_broker.hub import Hub
+from mq9_broker.mailboxes import Mailbox
+from mq9_broker.model import Change
+from mq9_broker.session import Session
+from mq9_broker.sweep import Sweep
+
+_log = logging.getLogger(__name__)
+
+Sealed = list[tuple[Mailbox, int, list[tuple[int, int, bytes]]]]
+Promises = list[tuple[list[bytes], int, Session, bytes, bytes]]
+
+
+class Turn:
+    """A turn whose batch is on its way: what becomes visible, and what is written, when it is kept."""
+
+    __slots__ = ("changes", "ended", "held", "promises", "sealed")
+
+    def __init__(self, sealed: Sealed, changes: list[Change], ended: list[Mailbox], promises: Promises) -> None:
+        self.sealed = sealed
+        self.changes = changes
+        self.ended = ended
+        self.promises = promises
+        self.held: dict[Session, list[bytes]] = {}
+
+
+class Committer:
+    """Ends turns. `call_soon` runs a function when the current turn's events are done; `watch` calls back with the
+    exception or None when an awaitable is done."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        sweep: Sweep,
+        clock: Clock,
+        call_soon: Callable[[Callable[[], None]], Any],
+        watch: Callable[[Awaitable[None], Callable[[BaseException | None], None]], None],
+    ) -> None:
+        self._hub = hub
+        self._mailboxes = hub.mailboxes
+        self._sweep = sweep
+        self._clock = clock
+        self._call_soon = call_soon
+        self._watch = watch
+        self._scheduled = False
+        self._flying: Turn | None = None
+        self.after_turn: Callable[[], None] = lambda: None
+        hub.wake_up = self.wake_up
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still on its way to the store or to a client's socket."""
+        return self._scheduled or self._flying is not None
+
+    def begin(self) -> int:
+        """A new event: what is due by now happens before it. Gives the time."""
+        hub = self._hub
+        now = hub.now = self._clock.now()
+        if self._mailboxes.schedule.next <= now and not self.busy and not hub.refusing:
+            self._sweep.step(now)
+            self.wake_up()
+        return now
+
+    def wake_up(self) -> None:
+        """Something happened: end the turn when its other events are done."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self.end_turn)
+
+    def end_turn(self) -> None:
+        """Commit what the turn wrote, then write what it caused."""
+        self._scheduled = False
+        hub, mailboxes = self._hub, self._mailboxes
+        hub.now = self._clock.now()
+        if self._flying is not None:
+            self._write_free(self._flying)
+            return
+        if mailboxes.schedule.next <= hub.now and not hub.refusing and self._sweep.step(hub.now):
+            self.wake_up()
+        turn = Turn(mailboxes.seal(), mailboxes.changes, mailboxes.ended, hub.promises)
+        mailboxes.changes, mailboxes.ended, hub.promises = [], [], []
+        try:
+            flight = self._commit()
+        except StoreError as failed:
+            self._fail(turn, failed)
+            return
+        if flight is None:
+            self._release(turn)
+        else:
+            for session in hub.touched:
+                turn.held[session] = session.out
+                session.out = []
+            hub.touched = []
+            self._flying = turn
+            self._watch(flight, self._landed)
+
+    def probe(self) -> None:
+        """Try whether a store that refused writes takes them again."""
+        if self._flying is not None:
+            return
+        place = self._mailboxes.disk
+        place.put(b"!probe", b"")
+        try:
+            flight = self._commit()
+        except StoreError as failed:
+            self._hub.refusing = str(failed)
+            place.landed()
+            return
+        if flight is not None:
+            self._watch(flight, lambda failed: place.landed())
+        _log.warning("the store takes writes again")
+        self._hub.refusing = ""
+        self._sweep.restart()
+        for mailbox in self._mailboxes.listening():
+            self._hub.stir(mailbox)
+
+    def _commit(self) -> Awaitable[None] | None:
+        flight = None
+        for place in self._mailboxes.places:
+            batch = place.batch
+            if batch:
+                flight = place.store.commit(place.take()) or flight
+                if flight is None:
+                    place.landed()
+        return flight
+
+    def _landed(self, failed: BaseException | None) -> None:
+        turn, self._flying = self._flying, None
+        for place in self._mailboxes.places:
+            place.landed()
+        if turn is None:
+            return
+        hub = self._hub
+        # what the next turn caused stays back: it rests on writes that are not kept yet
+        later = {session: session.out for session in hub.touched}
+        for session in later:
+            session.out = []
+        hub.touched = []
+        for session, out in turn.held.items():
+            session.out = out
+            hub.touched.append(session)
+        if failed is None:
+            self._release(turn)
+        else:
+            self._fail(turn, failed)
+        for session, out in later.items():
+            session.out = out + session.out
+            if session.out and session not in hub.touched:
+                hub.touched.append(session)
+        if hub.touched or any(place.batch for place in self._mailboxes.places):
+            self.wake_up()
+
+    def _release(self, turn: Turn) -> None:
+        hub = self._hub
+        hub.publish_turn(turn.sealed, turn.changes, turn.ended, hub.now)
+        if hub.draining:
+            hub.drain(hub.now)
+        touched, hub.touched = hub.touched, []
+        for session in touched:
+            self._write(session)
+        self.after_turn()
+
+    def _fail(self, turn: Turn, failed: BaseException) -> None:
+        hub, mailboxes = self._hub, self._mailboxes
+        if not hub.refusing:
+            _log.error("the store does not take writes, they are refused until it does: %s", failed)
+        hub.refusing = str(failed)
+        for place in mailboxes.places:
+            if place.batch:
+                place.take()
+            place.landed()
+        hub.break_promises(turn.promises + hub.promises, hub.refusing)
+        hub.promises = []
+        mailboxes.roll_back([mailbox for mailbox, _, _ in turn.sealed])
+        self._sweep.restart()
+        touched, hub.touched = hub.touched, []
+        for session in touched:
+            self._write(session)
+        self.after_turn()
+
+    def _write_free(self, flying: Turn) -> None:
+        """Write to those whom neither the batch on its way nor the one that gathers concerns."""
+        hub = self._hub
+        if hub.promises or self._mailboxes.dirty or any(place.batch for place in self._mailboxes.places):
+            return
+        waiting = [session for session in hub.touched if session in flying.held]
+        for session in hub.touched:
+            if session not in flying.held:
+                self._write(session)
+        hub.touched = waiting
+
+    def _write(self, session: Session) -> None:
+        out = session.out
+        if not out:
+            return
+        if session.unconfirmed:
+            out.append(wire.PING)
+            session.pings.append(session.unconfirmed)
+            session.unconfirmed = []
+        session.out = []
+        data = b"".join(out) if len(out) > 1 else out[0]
+        transport = session.transport
+        if transport.buffered() + len(data) > self._hub.limits.max_pending:
+            _log.warning("client %d is a slow consumer, closed", session.client_id)
+            transport.abort()
+            return
+        transport.write(data)
+        if session.closing:
+            transport.close()

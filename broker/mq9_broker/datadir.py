@@ -1,0 +1,83 @@
+"""The data folder: whose it is, that one broker uses it, which format it has, and where the broker listens."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from mq9_broker.errors import StartError
+
+IN_USE = 3
+NEWER = 4
+NOT_USABLE = 5
+
+
+class DataDir:
+    """A folder held by this process until `close`. Only its owner can read it."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the folder; StartError when it is in use (code 3) or can't be written (code 5)."""
+        self.path = path
+        self.store = path / "store"
+        self._port_file = path / "port"
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o700)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        except OSError as cause:
+            raise StartError(
+                f"the data folder {path} can't be used: {cause.strerror or cause}; name another one with --data-dir",
+                NOT_USABLE,
+            ) from cause
+        if not _lock(self._lock):
+            os.close(self._lock)
+            raise StartError(
+                f"the data folder {path} is in use by another broker{self._other()}; "
+                "use that one, or name another folder with --data-dir",
+                IN_USE,
+            )
+
+    def __enter__(self) -> DataDir:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def announce(self, host: str, port: int) -> None:
+        """Write the port file: the port alone when the broker can be reached on loopback, else host:port."""
+        here = host in ("127.0.0.1", "localhost", "0.0.0.0", "::", "")  # noqa: S104  compared, not bound
+        fresh = self.path / f"port.{os.getpid()}"
+        fresh.write_text(f"{port}\n" if here else f"{host}:{port}\n")
+        fresh.replace(self._port_file)
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._port_file.unlink(missing_ok=True)
+        os.close(self._lock)
+
+    def _other(self) -> str:
+        try:
+            return f" (port {self._port_file.read_text().strip()})"
+        except OSError:
+            return ""
+
+
+def _lock(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,109 @@
+"""The fields of a JSON request, each read with its rule: what breaks it is named, with its value."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mq9_broker.errors import Mq9Error
+
+
+class Fields:
+    """One request. Unknown fields are ignored, `null` is absent, an empty payload is `{}`."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Fields:
+        if not payload:
+            return cls({})
+        try:
+            values = json.loads(payload)
+        except (ValueError, RecursionError):
+            raise Mq9Error("the request is not valid JSON") from None
+        if not isinstance(values, dict):
+            raise Mq9Error(f"the request must be a JSON object, not {_kind(values)}")
+        return cls(values)
+
+    def refuse(self, names: tuple[str, ...]) -> None:
+        """Refuse fields that belong to a later version, by name: never accepted and ignored."""
+        for name in names:
+            if self._values.get(name) is not None:
+                raise Mq9Error(f"{name} is not supported by this version of the broker")
+
+    def has(self, name: str) -> bool:
+        return self._values.get(name) is not None
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise Mq9Error(f"{name} must be an integer, not {_shown(value)}")
+        if not low <= value <= high:
+            raise Mq9Error(f"{name} must be from {low} to {high}, not {_shown(value)}")
+        return value
+
+    def boolean(self, name: str) -> bool:
+        value = self._values.get(name)
+        if value is None:
+            return False
+        if not isinstance(value, bool):
+            raise Mq9Error(f"{name} must be true or false, not {_shown(value)}")
+        return value
+
+    def text(self, name: str, default: str = "", limit: int = 1024) -> str:
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise Mq9Error(f"{name} must be a string, not {_shown(value)}")
+        if len(value) > limit:
+            raise Mq9Error(f"{name} has {len(value)} characters, allowed are {limit}")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Mq9Error(f"{name} holds half of a surrogate pair, which is not text") from None
+        return value
+
+    def choice(self, name: str, allowed: tuple[str, ...], later: tuple[str, ...] = ()) -> str:
+        value = self.text(name, allowed[0])
+        if value in later:
+            raise Mq9Error(f"{name} {value!r} is not supported by this version of the broker")
+        if value not in allowed:
+            raise Mq9Error(f"{name} must be {' or '.join(allowed)}, not {_shown(value)}")
+        return value
+
+    def ids(self, name: str) -> list[int] | None:
+        """A list of msg_ids; None when absent."""
+        value = self._values.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(
+            isinstance(item, int) and not isinstance(item, bool) and item > 0 for item in value
+        ):
+            raise Mq9Error(f"{name} must be a list of msg_ids, not {_shown(value)}")
+        if len(value) > 10_000:
+            raise Mq9Error(f"{name} has {len(value)} msg_ids, allowed are 10000 at a time")
+        return value
+
+    def nested(self, name: str) -> Fields:
+        value = self._values.get(name)
+        if value is None:
+            return Fields({})
+        if not isinstance(value, dict):
+            raise Mq9Error(f"{name} must be a JSON object, not {_shown(value)}")
+        return Fields(value)
+
+
+def _kind(value: object) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,403 @@
+"""The subjects of mq9 itself: `$mq9.AI.` and what follows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mq9_broker import addresses, headers
+from mq9_broker.board import SUBJECT as CAPABILITY
+from mq9_broker.dialects.fields import Fields
+from mq9_broker.dialects.reading import Fetch, Reader
+from mq9_broker.errors import Mq9Error
+from mq9_broker.feeds import listing
+from mq9_broker.hub import Hub
+from mq9_broker.mailboxes import Mailbox, require_ttl
+from mq9_broker.model import CODES, NEVER, NORMAL, PREFIX, TIER_OF, TIERS, WORDS, Draft, Settings
+from mq9_broker.session import Session
+
+_PREFIX = PREFIX.encode()
+_ROUTES = 8192
+_LATER_FIELDS = ("max_deliver", "dead_letter", "max_msgs", "subscribe")
+_LATER_HEADERS = ("mq9-key", "mq9-tags", "mq9-receipt")
+_BROKER_ONLY = ("mq9-msg-id", "mq9-time", "mq9-expires", "mq9-deliveries", "mq9-subject", "mq9-reply-to")
+_SECONDS = 3_155_760_000
+
+
+Operation = Callable[["Request"], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a subject means. `shown` is the address as it was given, `kept` the one it is kept under, `code` the
+    priority in the subject (-1 none), `msg_id` that of a DELETE."""
+
+    operate: Operation | None
+    shown: str = ""
+    kept: str = ""
+    code: int = -1
+    msg_id: int = 0
+
+    @property
+    def secret(self) -> bool:
+        """Whether the address was given in its secret form."""
+        return self.shown != self.kept
+
+
+@dataclass(slots=True)
+class Request:
+    """One publish under the prefix."""
+
+    session: Session
+    route: Route
+    reply: bytes
+    header: bytes
+    payload: bytes
+    now: int
+
+
+class Native:
+    """Publishes to operations, results to JSON."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._mailboxes = hub.mailboxes
+        self._messages = hub.messages
+        self._reader = Reader(hub)
+        self._routes: dict[bytes, Route] = {}
+        self._operations: dict[tuple[str, str], Operation | None] = {
+            ("MAILBOX", "QUERY"): self._query,
+            ("MAILBOX", "DELETE"): self._delete,
+            ("MAILBOX", "RENEW"): self._renew,
+            ("MAILBOX", "DROP"): self._drop,
+            ("MSG", "SEND"): None,
+            ("MSG", "QUERY"): self._query,
+            ("MSG", "FETCH"): self._fetch,
+            ("MSG", "ACK"): self._ack,
+            ("MSG", "DELETE"): self._delete,
+        }
+
+    def publish(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> bytes | None:
+        route = self._routes.get(subject)
+        if route is None:
+            route = self._route(subject)
+        if route.operate is None:
+            return self._send(session, route, reply, header, payload)
+        if reply.startswith(_PREFIX):
+            self._check_reply(reply, route.operate == self._broadcast)
+        return route.operate(Request(session, route, reply, header, payload, self._hub.now))
+
+    def view(self, subject: bytes) -> tuple[str, bytes, bool, tuple[int, ...]] | None:
+        text = subject.decode("utf-8", "replace")
+        family, _, rest = text[len(PREFIX) :].partition(".")
+        if family not in ("MAILBOX", "INBOX") or not rest:
+            return None
+        address, _, last = rest.rpartition(".")
+        if last in CODES:
+            tiers: tuple[int, ...] = (TIER_OF[CODES[last]],)
+        elif last == ">" or (last == "*" and family == "INBOX"):
+            tiers = TIERS
+        elif last == "*":
+            tiers = tuple(tier for tier in TIERS if tier != TIER_OF[NORMAL])
+        else:
+            address, last = rest, ""
+            tiers = TIERS if family == "INBOX" else (TIER_OF[NORMAL],)
+        if addresses.is_secret(address):
+            kept = addresses.send_only(address)
+        elif addresses.name_problem(address) is None:
+            kept = address
+        else:
+            return None
+        form = f"{PREFIX}{family}.{address}".encode()
+        return kept, form, family == "MAILBOX" and not last, tiers
+
+    # subjects
+
+    def _route(self, subject: bytes) -> Route:
+        route = self._parse(subject)
+        if len(self._routes) >= _ROUTES:
+            self._routes.clear()
+        self._routes[subject] = route
+        return route
+
+    def _parse(self, subject: bytes) -> Route:
+        text = subject.decode("utf-8", "replace")
+        family, _, rest = text[len(PREFIX) :].partition(".")
+        verb, _, address = rest.partition(".")
+        if family == "BROADCAST" and verb and address:
+            return Route(self._broadcast, text)
+        if text == PREFIX + "PUBLIC.LIST":
+            return Route(self._list)
+        if text == PREFIX + "MAILBOX.CREATE":
+            return Route(self._create)
+        if address and (family, verb) in self._operations:
+            msg_id = 0
+            if verb == "DELETE":
+                address, _, last = address.rpartition(".")
+                if not last.isascii() or not last.isdigit() or len(last) > 18:
+                    raise Mq9Error(f"{last!r} is not a msg_id: the subject of a DELETE ends in one")
+                msg_id = int(last)
+            return Route(self._operations[family, verb], *self._address(address), msg_id=msg_id)
+        if family in ("MAILBOX", "INBOX") and rest and not verb.isupper():
+            address, _, last = rest.rpartition(".")
+            if last in CODES:
+                return Route(None, *self._address(address), CODES[last])
+            if (addresses.is_secret(address) or addresses.is_send_only(address)) and last:
+                raise Mq9Error(f"unknown priority {last!r}: use {', '.join(WORDS)}")
+            return Route(None, *self._address(rest))
+        raise Mq9Error(f"unknown mq9 subject: {text}")
+
+    @staticmethod
+    def _address(shown: str) -> tuple[str, str]:
+        if addresses.is_secret(shown):
+            return shown, addresses.send_only(shown)
+        if addresses.is_send_only(shown) or addresses.name_problem(shown) is None:
+            return shown, shown
+        raise _missing(shown)
+
+    def _check_reply(self, reply: bytes, allowed: bool) -> None:
+        """A reply subject under the prefix is an address for answers, or an error."""
+        if allowed:
+            try:
+                if self._routes.get(reply, None) or self._route(reply):
+                    allowed = self._routes[reply].operate is None
+            except Mq9Error:
+                allowed = False
+        if not allowed:
+            raise Mq9Error(f"reply subject {reply.decode('utf-8', 'replace')} can't be answered to")
+
+    def _mailbox(self, route: Route, now: int) -> Mailbox:
+        mailbox = self._mailboxes.find(route.kept, now)
+        if mailbox is None:
+            raise _missing(route.shown)
+        return mailbox
+
+    def _readable(self, route: Route, now: int) -> Mailbox:
+        """The mailbox of an address that may read it; a send-only one answers as if it did not exist."""
+        if not route.secret and addresses.is_send_only(route.kept):
+            raise _missing(route.shown)
+        return self._mailbox(route, now)
+
+    def _owned(self, request: Request, doing: str) -> Mailbox:
+        """The mailbox of an address that may change it: its secret one."""
+        mailbox = self._readable(request.route, request.now)
+        if mailbox.is_public and not request.route.secret:
+            raise Mq9Error(f"only the owner may {doing} {mailbox.address}: use the owner address that CREATE gave")
+        self._writable()
+        return mailbox
+
+    def _writable(self) -> None:
+        if self._hub.refusing:
+            raise Mq9Error(f"the store cannot write: {self._hub.refusing}")
+
+    # sending
+
+    def _send(self, session: Session, route: Route, reply: bytes, header: bytes, payload: bytes) -> bytes | None:
+        now = self._hub.now
+        answers = reply.startswith(_PREFIX)
+        if answers:
+            self._check_reply(reply, True)
+        mailbox = self._mailboxes.find(route.kept, now)
+        if mailbox is None:
+            raise _missing(route.shown)
+        if self._hub.refusing:
+            self._writable()
+        if not header and not answers:
+            code = route.code if route.code >= 0 else NORMAL
+            return b'{"error":"","msg_id":%d}' % self._messages.send_plain(mailbox, code, payload, now)
+        draft = self._draft(header, now)
+        if route.code >= 0:
+            draft.code = route.code
+        draft.payload = payload
+        draft.reply = reply if answers else b""
+        msg_id, duplicate = self._messages.send(mailbox, draft, now)
+        if answers:
+            return None
+        return b'{"error":"","msg_id":%d%b}' % (msg_id, b',"duplicate":true' if duplicate else b"")
+
+    def _draft(self, block: bytes, now: int) -> Draft:
+        """What the header block asks for; the headers that are ours are taken out of it."""
+        draft = Draft()
+        if len(block) > self._hub.limits.max_headers:
+            raise Mq9Error(f"the headers have {len(block)} bytes, allowed are {self._hub.limits.max_headers}")
+        lines = headers.lines_of(block)
+        lowered = lines.lower()
+        if b"mq9-" not in lowered and b"nats-msg-id" not in lowered:
+            draft.lines = lines
+            return draft
+        kept = []
+        seen = set()
+        for line in lines.split(b"\r\n"):
+            if not line:
+                continue
+            ((name, value),) = headers.parse(line)
+            name = name.lower()
+            if not name.startswith("mq9-") and name != "nats-msg-id":
+                kept.append(line + b"\r\n")
+                continue
+            if name in _BROKER_ONLY or name.startswith("mq9-dead-"):
+                continue
+            if name in seen:
+                raise Mq9Error(f"header {name} is given twice")
+            seen.add(name)
+            self._header(draft, name, value, now)
+        draft.lines = b"".join(kept)
+        return draft
+
+    def _header(self, draft: Draft, name: str, value: str, now: int) -> None:
+        if name == "mq9-priority":
+            if value not in CODES:
+                raise Mq9Error(f"unknown priority {value[:60]!r}: use {', '.join(WORDS)}")
+            draft.code = CODES[value]
+        elif name == "mq9-ttl":
+            draft.ttl = _number(name, value, _SECONDS)
+        elif name == "mq9-delay":
+            draft.delay = _number(name, value, _SECONDS)
+        elif name == "mq9-hops":
+            draft.hops = _number(name, value, 65_534)
+        elif name == "nats-msg-id":
+            if not value:
+                raise Mq9Error("header Nats-Msg-Id is empty")
+            draft.dedup = value.encode()
+        elif name == "mq9-from":
+            mailbox = self._mailboxes.find(addresses.send_only(value), now) if addresses.is_secret(value) else None
+            if mailbox is None:
+                # the value may be a secret: it is not repeated
+                raise Mq9Error("mq9-from is not the mail_id or owner address of a living mailbox")
+            draft.sender = mailbox.address.encode()
+        elif name in _LATER_HEADERS:
+            raise Mq9Error(f"header {name} is not supported by this version of the broker")
+        else:
+            raise Mq9Error(f"unknown header {name[:60]}: names that begin with mq9- are the broker's")
+
+    def _broadcast(self, request: Request) -> None:
+        subject = request.route.shown.encode()
+        if subject == CAPABILITY and not self._hub.refusing:
+            self._hub.board.declare(request.payload, request.now)
+        self._hub.route(request.session, subject, request.reply, request.header, request.payload)
+
+    # mailboxes
+
+    def _create(self, request: Request) -> bytes:
+        fields = Fields.parse(request.payload)
+        fields.refuse(_LATER_FIELDS)
+        fields.choice("retain", ("ttl",), later=("ack",))
+        fields.choice("ack", ("none",), later=("explicit",))
+        limits = self._hub.limits
+        ttl = require_ttl(fields.integer("ttl", min(86_400, limits.max_ttl or 86_400), 0, 1 << 62), limits)
+        public, name = fields.boolean("public"), fields.text("name", limit=4096)
+        settings = Settings(
+            ttl=ttl,
+            public=public,
+            desc=fields.text("desc", limit=limits.max_desc),
+            latest=fields.choice("type", ("standard", "latest")) == "latest",
+            memory=fields.choice("storage", ("disk", "memory")) == "memory",
+            ack_wait=fields.integer("ack_wait", 60, 1, 86_400),
+        )
+        if public and not name:
+            raise Mq9Error("a public mailbox needs a name: give one, or leave out public for a private mailbox")
+        if fields.has("name"):
+            addresses.check_name(name)
+        self._writable()
+        now = request.now
+        if name:
+            self._mailboxes.retire(name, now)
+            existing = self._mailboxes.find(name, now)
+            if existing is not None:
+                self._mailboxes.prolong(existing, ttl, now)
+                return _json(self._created(existing, name, False))
+        mailbox, secret = self._mailboxes.create(name, settings, now)
+        reply = self._created(mailbox, name or secret, True)
+        if name:
+            reply["owner"] = secret
+        return _json(reply)
+
+    @staticmethod
+    def _created(mailbox: Mailbox, mail_id: str, is_new: bool) -> dict[str, Any]:
+        return {
+            "error": "",
+            "mail_id": mail_id,
+            "is_new": is_new,
+            "inbox": f"{PREFIX}INBOX.{mail_id}",
+            "send_only": mailbox.owner or mailbox.address,
+            "ttl": mailbox.settings.ttl,
+            "expires_at": _seconds(mailbox.expires),
+        }
+
+    def _renew(self, request: Request) -> bytes:
+        fields = Fields.parse(request.payload)
+        mailbox = self._owned(request, "renew")
+        limits = self._hub.limits
+        ttl = require_ttl(fields.integer("ttl", mailbox.settings.ttl, 0, 1 << 62), limits)
+        self._mailboxes.renew(mailbox, ttl, request.now)
+        return _json({"error": "", "ttl": ttl, "expires_at": _seconds(mailbox.expires)})
+
+    def _drop(self, request: Request) -> bytes:
+        Fields.parse(request.payload)
+        self._mailboxes.drop(self._owned(request, "drop"))
+        return b'{"error":""}'
+
+    def _delete(self, request: Request) -> bytes:
+        Fields.parse(request.payload)
+        route = request.route
+        mailbox = self._owned(request, "delete messages of")
+        if not self._messages.delete(mailbox, route.msg_id, request.now):
+            raise Mq9Error(f"message {route.msg_id} does not exist in mailbox {route.shown}")
+        return b'{"error":"","deleted":true}'
+
+    def _list(self, request: Request) -> bytes:
+        fields = Fields.parse(request.payload)
+        prefix, after = fields.text("prefix", limit=128), fields.text("after", limit=128)
+        limit = fields.integer("limit", 100, 1, 1000)
+        found: list[str] = []
+        room = self._hub.limits.max_payload - 256
+        following = last = ""
+        for change in self._mailboxes.listed(prefix, after, request.now):
+            entry = json.dumps(listing(change), separators=(",", ":"), ensure_ascii=False)
+            room -= len(entry.encode()) + 1
+            if found and (len(found) >= limit or room < 0):
+                following = last
+                break
+            found.append(entry)
+            last = change.name
+        tail = f',"next":{json.dumps(following)}' if following else ""
+        return f'{{"error":"","mailboxes":[{",".join(found)}]{tail}}}'.encode()
+
+    # reading
+
+    def _query(self, request: Request) -> bytes:
+        mailbox = self._readable(request.route, request.now)
+        return self._reader.query(mailbox, Fields.parse(request.payload), request.now)
+
+    def _fetch(self, request: Request) -> bytes | None:
+        mailbox = self._readable(request.route, request.now)
+        fields = Fields.parse(request.payload)
+        if fields.has("group_name"):
+            self._writable()
+        fetch = Fetch(self._reader, request.session, request.reply, mailbox, request.route.shown, fields, request.now)
+        return self._reader.fetch(fetch, request.now)
+
+    def _ack(self, request: Request) -> bytes:
+        mailbox = self._readable(request.route, request.now)
+        self._writable()
+        return self._reader.ack(request.session, mailbox, Fields.parse(request.payload), request.now)
+
+
+def _missing(shown: str) -> Mq9Error:
+    return Mq9Error(f"mailbox {shown} does not exist")
+
+
+def _number(name: str, value: str, highest: int) -> int:
+    if not value.isascii() or not value.isdigit() or len(value) > 12 or int(value) > highest:
+        raise Mq9Error(f"header {name} must be a whole number from 0 to {highest}, not {value[:60]!r}")
+    return int(value)
+
+
+def _seconds(expires: int) -> int | None:
+    return None if expires >= NEVER else expires // 1000
+
+
+def _json(reply: dict[str, Any]) -> bytes:
+    return json.dumps(reply, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,0 +1,275 @@
+"""QUERY, FETCH and ACK: reading in JSON."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from json.encoder import encode_basestring
+
+from mq9_broker import headers, keys
+from mq9_broker.dialects.fields import Fields
+from mq9_broker.errors import Mq9Error
+from mq9_broker.groups import Group, check_acknowledge, check_group
+from mq9_broker.hub import Hub
+from mq9_broker.mailboxes import Mailbox
+from mq9_broker.model import NEVER, TIER_NAMES, TIERS, WORDS, Message
+from mq9_broker.session import Session
+from mq9_broker.timers import Timer
+
+EXAMINED = 10_000
+MAX_WAIT_MS = 300_000
+_REST = 512  # what a reply holds beside its messages
+_MAX_ID = 1 << 62
+
+
+class Fetch:
+    """One FETCH: what it asks for, and where it stands while it waits."""
+
+    __slots__ = (
+        "_after",
+        "_reader",
+        "_wanted",
+        "group",
+        "holder",
+        "mailbox",
+        "named",
+        "reply",
+        "session",
+        "shown",
+        "timer",
+        "wait_ms",
+    )
+
+    def __init__(
+        self,
+        reader: Reader,
+        session: Session,
+        reply: bytes,
+        mailbox: Mailbox,
+        shown: str,
+        fields: Fields,
+        now: int,
+    ) -> None:
+        self._reader = reader
+        self.session = session
+        self.reply = reply
+        self.mailbox = mailbox
+        self.shown = shown
+        self.timer: Timer | None = None
+        config = fields.nested("config")
+        self._wanted = config.integer("num_msgs", 100, 1, _MAX_ID)
+        self.wait_ms = config.integer("max_wait_ms", 500, 0, MAX_WAIT_MS)
+        deliver = fields.choice("deliver", ("earliest", "latest", "from_id"))
+        if deliver == "from_id" and not fields.has("from_id"):
+            raise Mq9Error("deliver from_id needs from_id, the msg_id to start at")
+        first = fields.integer("from_id", 1, 0, _MAX_ID)
+        self._after = {"earliest": 0, "latest": mailbox.last_id, "from_id": max(first - 1, 0)}[deliver]
+        name, member = fields.text("group_name", limit=4096), fields.text("member", limit=256)
+        done = fields.ids("ack") or []
+        self.named = bool(member)
+        self.holder = (session, member)
+        self.group: Group | None = None
+        if name:
+            existing = reader.groups.find(mailbox, check_group(name))
+            check_acknowledge(existing, mailbox, done, self.holder)
+            self.group = reader.groups.open(mailbox, name, self._after, now)
+            session.groups.add(self.group)
+            for msg_id in done:
+                self.group.acknowledge(msg_id, now)
+        elif done:
+            raise Mq9Error("ack needs group_name: without a group nothing is recorded")
+
+    def collect(self, upto: int, now: int) -> tuple[list[bytes], bool]:
+        """(messages in JSON, whether there are more), nothing above the id `upto`."""
+        return self._of_group(self.group, upto, now) if self.group is not None else self._plain(upto, now)
+
+    def _plain(self, upto: int, now: int) -> tuple[list[bytes], bool]:
+        page = Page(self._reader.room, self._wanted)
+        examined = 0
+        for tier in TIERS:
+            for msg_id, value in self._reader.messages.read(self.mailbox, tier, self._after, upto):
+                examined += 1
+                if (keys.expires_of(value) or NEVER) <= now:
+                    continue
+                if examined > EXAMINED or not page.add(as_json(msg_id, value)):
+                    return page.found, True
+        return page.found, False
+
+    def _of_group(self, group: Group, upto: int, now: int) -> tuple[list[bytes], bool]:
+        page = Page(self._reader.room, self._wanted)
+        deadline = now + self.mailbox.settings.ack_wait * 1000
+        if self.named:
+            for _, msg_id, value in group.held(self.holder, now, deadline):
+                if not page.add(as_json(msg_id, value, group.deliveries[msg_id])):
+                    return page.found, True
+        wanted = min(page.left + 1, group.room)
+        for tier, msg_id, value in group.take(TIERS, wanted, upto, now):
+            deliveries = group.deliveries.get(msg_id, 0) + 1
+            if not page.add(as_json(msg_id, value, deliveries)):
+                group.give_back(tier, msg_id)
+                return self._leased(group, page, deadline), True
+            group.lease(tier, msg_id, self.holder, deadline)
+        return self._leased(group, page, deadline), group.room <= 0 and group.has_more(TIERS, upto, now)
+
+    def _leased(self, group: Group, page: Page, deadline: int) -> list[bytes]:
+        if page.found:
+            self._reader.hub.watch_leases(group, deadline)
+        return page.found
+
+    def try_again(self, now: int) -> bytes | None:
+        """The answer, if there is something by now."""
+        found, more = self.collect(self.mailbox.visible, now)
+        return self._reader.fetched(self, found, more, self.mailbox.visible, now) if found else None
+
+    def answer(self, now: int) -> bytes:
+        """The answer when the wait is over."""
+        return self._reader.fetched(self, [], False, self.mailbox.visible, now)
+
+
+class Page:
+    """Messages that fit into one reply: at most `limit`, and the bytes there are. One alone always fits."""
+
+    __slots__ = ("_room", "found", "left")
+
+    def __init__(self, room: int, limit: int) -> None:
+        self._room = room
+        self.left = limit
+        self.found: list[bytes] = []
+
+    def add(self, message: bytes) -> bool:
+        """Whether it found a place."""
+        self._room -= len(message) + 1
+        if not self.left or (self.found and self._room < 0):
+            return False
+        self.found.append(message)
+        self.left -= 1
+        return True
+
+
+class Reader:
+    """The reading verbs."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.messages = hub.messages
+        self.groups = hub.groups
+        self.room = hub.limits.max_payload - _REST
+
+    def query(self, mailbox: Mailbox, fields: Fields, now: int) -> bytes:
+        fields.refuse(("key", "tags"))
+        limit = fields.integer("limit", 100, 0, 1000)
+        since = fields.integer("since", 0, 0, _MAX_ID) * 1000
+        tier, after = _cursor(fields.text("after", limit=64))
+        name = fields.text("group_name", limit=4096)
+        waiting = ""
+        if name:
+            group = self.groups.find(mailbox, check_group(name))
+            counts = group.waiting(mailbox.last_id, now) if group else self._stored(mailbox)
+            waiting = _waiting(counts)
+        page = Page(self.room, limit)
+        following = ""
+        examined = 0
+        while tier < len(TIERS) and limit and not following:
+            last = after
+            for msg_id, value in self.messages.read(mailbox, tier, after, mailbox.last_id):
+                examined += 1
+                if examined > EXAMINED:
+                    following = f"{tier}.{last}"
+                    break
+                expires, created = keys.expires_of(value) or NEVER, keys.created_of(value)
+                if expires > now and created >= since and not page.add(as_json(msg_id, value)):
+                    following = f"{tier}.{last}"
+                    break
+                last = msg_id
+            tier, after = tier + 1, 0
+        tail = f',"next":"{following}"' if following else ""
+        head = b'{"error":"","messages":[' + b",".join(page.found)
+        return head + f'],"unread":{mailbox.count}{tail}{waiting}}}'.encode()
+
+    def fetch(self, fetch: Fetch, now: int) -> bytes | None:
+        """The answer, or None when it comes later."""
+        upto = fetch.mailbox.last_id
+        found, more = fetch.collect(upto, now)
+        if found or not fetch.wait_ms or not fetch.reply:
+            return self.fetched(fetch, found, more, upto, now)
+        self.hub.wait(fetch, now + fetch.wait_ms)
+        return None
+
+    def fetched(self, fetch: Fetch, found: list[bytes], more: bool, upto: int, now: int) -> bytes:
+        waiting = _waiting(fetch.group.waiting(upto, now)) if fetch.group is not None else ""
+        tail = f'],"more":{"true" if more else "false"}{waiting}}}'
+        return b'{"error":"","messages":[' + b",".join(found) + tail.encode()
+
+    def ack(self, session: Session, mailbox: Mailbox, fields: Fields, now: int) -> bytes:
+        name, member = fields.text("group_name", limit=4096), fields.text("member", limit=256)
+        if not name:
+            raise Mq9Error("ACK needs group_name: without a group nothing is recorded")
+        listed, upto = fields.ids("msg_ids"), fields.integer("msg_id", 0, 1, _MAX_ID)
+        if (listed is None) == (not upto):
+            raise Mq9Error("ACK needs either msg_ids, a list, or msg_id, up to which all is acknowledged")
+        group = self.groups.find(mailbox, check_group(name))
+        if group is None:
+            raise Mq9Error(f"group {name} does not exist: it begins with a FETCH or a queue subscription")
+        holder = (session, member)
+        if listed is None:
+            group.acknowledge_upto(upto, holder)
+        else:
+            check_acknowledge(group, mailbox, listed, holder)
+            for msg_id in listed:
+                group.acknowledge(msg_id, now)
+        self.hub.stir(mailbox)
+        return b'{"error":""}'
+
+    def _stored(self, mailbox: Mailbox) -> list[int]:
+        return [min(count, 1000) for count in mailbox.counts]
+
+
+def as_json(msg_id: int, value: bytes, deliveries: int = 0) -> bytes:
+    """A stored message as one compact JSON object."""
+    message = keys.decode_message(value)
+    encoding = b""
+    try:
+        payload = encode_basestring(message.payload.decode()).encode()
+    except UnicodeDecodeError:
+        payload = b'"' + b64encode(message.payload) + b'"'
+        encoding = b',"encoding":"base64"'
+    block = b"null"
+    if message.lines or message.sender or message.reply or message.expires or message.hops is not None or deliveries:
+        block = json.dumps(_headers(message, deliveries), separators=(",", ":"), ensure_ascii=False).encode()
+    return b'{"msg_id":%d,"payload":%b%b,"priority":"%b","headers":%b,"create_time":%d}' % (
+        msg_id,
+        payload,
+        encoding,
+        WORDS[message.code].encode(),
+        block,
+        message.created // 1000,
+    )
+
+
+def _headers(message: Message, deliveries: int) -> dict[str, str | list[str]] | None:
+    pairs = headers.parse(message.lines)
+    if message.sender:
+        pairs.append(("mq9-from", message.sender.decode()))
+    if message.reply:
+        pairs.append(("mq9-reply-to", message.reply.decode("utf-8", "replace")))
+    if message.expires:
+        pairs.append(("mq9-expires", str(message.expires)))
+    if message.hops is not None:
+        pairs.append(("mq9-hops", str(message.hops)))
+    if deliveries:
+        pairs.append(("mq9-deliveries", str(deliveries)))
+    return headers.as_mapping(pairs)
+
+
+def _cursor(text: str) -> tuple[int, int]:
+    """(tier, id) behind which a QUERY goes on."""
+    if not text:
+        return 0, 0
+    tier, _, after = text.partition(".")
+    if not (text.isascii() and tier.isdigit() and after.isdigit() and len(after) <= 18 and int(tier) < len(TIERS)):
+        raise Mq9Error(f"after must be the next of an earlier reply, not {text!r}")
+    return int(tier), int(after)
+
+
+def _waiting(counts: list[int]) -> str:
+    return ',"waiting":' + json.dumps(dict(zip(TIER_NAMES, counts, strict=True)), separators=(",", ":"))

@@ -1,0 +1,250 @@
+"""Feeds: what a subscription to something stored has had and what comes next.
+
+A feed holds a cursor, not a queue. It drains the store as the socket takes it; at the end of what is stored it is live
+and gets what is committed, as it is committed. Both move the same cursor, so there is no gap and no repeat.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Protocol
+
+from mq9_broker import headers, keys, wire
+from mq9_broker.board import SUBJECT
+from mq9_broker.model import NEVER, WORDS, Change
+
+if TYPE_CHECKING:
+    from mq9_broker.board import Board
+    from mq9_broker.groups import Group
+    from mq9_broker.mailboxes import Mailbox, Mailboxes
+    from mq9_broker.messages import Messages
+    from mq9_broker.session import Subscription
+
+#: Bytes a feed writes before it looks at the socket again: what is written can't be overtaken.
+SLICE = 65_536
+MAX_UNCONFIRMED = 64
+
+
+class Feed(Protocol):
+    """What hangs on a subscription that is more than pub/sub."""
+
+    live: bool
+
+    def drain(self, now: int) -> bool:
+        """Write a slice of what is stored; whether there is more."""
+        ...
+
+    def close(self) -> None:
+        """The subscription is over."""
+        ...
+
+
+def frame(subscription: Subscription, form: bytes, bare: bool, msg_id: int, value: bytes, deliveries: int = 0) -> bytes:
+    """The MSG or HMSG of an encoded message. `form` is the subscriber's subject without the priority word."""
+    message = keys.decode_message(value)
+    word = WORDS[message.code].encode()
+    subject = form if bare else form + b"." + word
+    if not subscription.session.headers:
+        return wire.message(subject, subscription.sid, message.reply, message.payload)
+    lines = b"%b%bmq9-msg-id: %d\r\nmq9-priority: %b\r\nmq9-time: %d\r\n" % (
+        headers.FIRST_LINE,
+        message.lines,
+        msg_id,
+        word,
+        message.created,
+    )
+    if message.expires:
+        lines += b"mq9-expires: %d\r\n" % message.expires
+    if message.sender:
+        lines += b"mq9-from: %b\r\n" % message.sender
+    if message.hops is not None:
+        lines += b"mq9-hops: %d\r\n" % message.hops
+    if deliveries:
+        lines += b"mq9-deliveries: %d\r\n" % deliveries
+    return wire.headed_message(subject, subscription.sid, message.reply, lines + b"\r\n", message.payload)
+
+
+class MailboxFeed:
+    """A plain subscription to a mailbox: everything stored, in order, then what arrives."""
+
+    __slots__ = ("bare", "cursors", "form", "live", "mailbox", "messages", "subscription", "tiers")
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        mailbox: Mailbox,
+        messages: Messages,
+        form: bytes,
+        bare: bool,
+        tiers: tuple[int, ...],
+    ) -> None:
+        self.subscription = subscription
+        self.mailbox = mailbox
+        self.messages = messages
+        self.form = form
+        self.bare = bare
+        self.tiers = tiers
+        self.cursors = [0, 0, 0, 0]
+        self.live = False
+        mailbox.watchers.append(self)
+
+    def drain(self, now: int) -> bool:
+        mailbox, cursors = self.mailbox, self.cursors
+        if mailbox.expires <= now:
+            return False
+        budget = SLICE
+        for tier in self.tiers:
+            for msg_id, value in self.messages.read(mailbox, tier, cursors[tier], mailbox.visible):
+                cursors[tier] = msg_id
+                if (keys.expires_of(value) or NEVER) > now:
+                    if self._send(msg_id, value):
+                        return False
+                    budget -= len(value)
+                    if budget <= 0:
+                        return True
+        self.live = True
+        return False
+
+    def push(self, fresh: list[tuple[int, int, bytes]]) -> None:
+        """Write what was just committed: (tier, id, encoded), in order."""
+        for tier, msg_id, value in fresh:
+            if tier in self.tiers and msg_id > self.cursors[tier]:
+                self.cursors[tier] = msg_id
+                if self._send(msg_id, value):
+                    return
+
+    def close(self) -> None:
+        self.mailbox.watchers.remove(self)
+
+    def end(self) -> None:
+        """The mailbox is gone: one last empty message says so."""
+        subscription = self.subscription
+        if subscription.session.headers:
+            status = b"NATS/1.0 410 Mailbox Expired\r\n\r\n"
+            subscription.session.send(wire.headed_message(self.form, subscription.sid, b"", status, b""))
+        subscription.session.end(subscription)
+
+    def _send(self, msg_id: int, value: bytes) -> bool:
+        subscription = self.subscription
+        session = subscription.session
+        session.send(frame(subscription, self.form, self.bare, msg_id, value))
+        return session.count(subscription)
+
+
+class Member(MailboxFeed):
+    """A queue subscription to a mailbox: one of the members of a group. What it was given counts as read once the
+    client has answered a PING sent after it."""
+
+    __slots__ = ("group", "out")
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        group: Group,
+        messages: Messages,
+        form: bytes,
+        bare: bool,
+        tiers: tuple[int, ...],
+    ) -> None:
+        super().__init__(subscription, group.mailbox, messages, form, bare, tiers)
+        self.group = group
+        self.out = 0
+        self.live = True  # the group drains, not its members
+        group.members.append(self)
+        subscription.session.groups.add(group)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can take a message now."""
+        return self.out < MAX_UNCONFIRMED and not self.subscription.session.paused
+
+    def drain(self, now: int) -> bool:
+        return False
+
+    def push(self, fresh: list[tuple[int, int, bytes]]) -> None:
+        return
+
+    def give(self, tier: int, msg_id: int, value: bytes) -> None:
+        """Write a message that the group took for it."""
+        subscription = self.subscription
+        session = subscription.session
+        self.out += 1
+        deliveries = self.group.lease(tier, msg_id, (session, subscription), NEVER)
+        session.send(frame(subscription, self.form, self.bare, msg_id, value, deliveries))
+        session.unconfirmed.append((self.group, msg_id, subscription))
+        session.count(subscription)
+
+    def close(self) -> None:
+        super().close()
+        self.group.members.remove(self)
+
+
+class DirectoryFeed:
+    """A subscription to the directory: a line for each public mailbox, then changes as they happen."""
+
+    __slots__ = ("_after", "_mailboxes", "live", "subscription")
+
+    def __init__(self, subscription: Subscription, mailboxes: Mailboxes) -> None:
+        self.subscription = subscription
+        self._mailboxes = mailboxes
+        self._after = ""
+        self.live = False
+
+    def drain(self, now: int) -> bool:
+        budget = SLICE
+        for change in self._mailboxes.listed("", self._after, now):
+            self._after = change.name
+            if self.push(change):
+                return False
+            budget -= 256
+            if budget <= 0:
+                return True
+        self.live = True
+        return False
+
+    def push(self, change: Change) -> bool:
+        """Write one line; whether the subscription is over with it."""
+        subscription = self.subscription
+        event = {"event": change.event} | listing(change)
+        payload = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+        subscription.session.send(wire.message(subscription.subject, subscription.sid, b"", payload))
+        return subscription.session.count(subscription)
+
+    def close(self) -> None:
+        self.live = False
+
+
+class BoardFeed:
+    """A plain subscription that covers the capability board: what is remembered first; live ones are broadcasts."""
+
+    __slots__ = ("_after", "_board", "_upto", "live", "subscription")
+
+    def __init__(self, subscription: Subscription, board: Board) -> None:
+        self.subscription = subscription
+        self._board = board
+        self._upto = board.serial
+        self._after = b""
+        self.live = False
+
+    def drain(self, now: int) -> bool:
+        subscription = self.subscription
+        budget = SLICE
+        for key, payload in self._board.remembered(self._after, self._upto, now):
+            self._after = key
+            subscription.session.send(wire.message(SUBJECT, subscription.sid, b"", payload))
+            if subscription.session.count(subscription):
+                return False
+            budget -= len(payload)
+            if budget <= 0:
+                return True
+        self.live = True
+        return False
+
+    def close(self) -> None:
+        self.live = False
+
+
+def listing(change: Change) -> dict[str, str | int | None]:
+    """A public mailbox as the directory shows it; `expires_at` in seconds."""
+    expires = None if change.expires >= NEVER else change.expires // 1000
+    return {"mail_id": change.name, "desc": change.desc, "ttl": change.ttl, "expires_at": expires}

@@ -1,0 +1,384 @@
+"""Groups: competing readers of one mailbox, with one stored position and leases in memory.
+
+Per tier a group knows the last id it gave out (`upto`) and which of those up to it are not acknowledged (`holes`); an
+id acknowledged before it was given out waits in `ahead`. That is its stored position: after a restart everything in
+`holes` is given out again, then what comes after `upto`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any
+
+from mq9_broker import keys
+from mq9_broker.errors import Mq9Error
+from mq9_broker.mailboxes import Mailbox, Mailboxes
+from mq9_broker.messages import Messages
+from mq9_broker.model import NEVER, TIERS
+
+MAX_OUT = 1000
+MAX_AHEAD = 10_000
+MAX_WAITING = 1000
+UNUSED_FOR = 7 * 86_400_000
+_LOOK_AGAIN = 86_400_000
+_EXAMINED = 10_000
+
+Holder = tuple[Hashable, Hashable]
+
+
+@dataclass(slots=True)
+class Lease:
+    """A message that is out: `holder` is (connection, member), `deadline` in ms."""
+
+    tier: int
+    holder: Holder
+    deadline: int
+
+
+class Group:
+    """One group of one mailbox."""
+
+    __slots__ = (
+        "_ahead",
+        "_changed",
+        "_holes",
+        "_messages",
+        "_returned",
+        "_schedule",
+        "_touch",
+        "_upto",
+        "_used",
+        "deliveries",
+        "leases",
+        "mailbox",
+        "members",
+        "name",
+        "timer",
+    )
+
+    def __init__(self, mailbox: Mailbox, name: str, mailboxes: Mailboxes, messages: Messages) -> None:
+        self.mailbox = mailbox
+        self.name = name
+        self._touch = mailboxes.touch
+        self._schedule = mailboxes.schedule
+        self._messages = messages
+        self._used = 0
+        self._changed = False
+        self._upto = [0, 0, 0, 0]
+        self._holes: dict[int, int] = {}
+        self._ahead: dict[int, int] = {}
+        self._returned: tuple[list[int], ...] = ([], [], [], [])
+        self.leases: dict[int, Lease] = {}
+        self.deliveries: dict[int, int] = {}
+        self.members: list[Any] = []
+        self.timer = 0
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it has members or leases: then it must stay in memory."""
+        return bool(self.members or self.leases)
+
+    @property
+    def ahead(self) -> int:
+        """How many acknowledgements came before their message was given out."""
+        return len(self._ahead)
+
+    @property
+    def room(self) -> int:
+        """How many more messages may be out."""
+        return MAX_OUT - len(self.leases)
+
+    # giving out
+
+    def take(self, tiers: tuple[int, ...], limit: int, upto: int, now: int) -> Iterator[tuple[int, int, bytes]]:
+        """Up to `limit` (tier, id, encoded) to give out next, in order, none above the id `upto`.
+
+        Each one taken must be leased or given back; the iterator may be left early.
+        """
+        examined = 0
+        for tier in tiers:
+            returned = self._returned[tier]
+            while returned and limit:
+                msg_id = heappop(returned)
+                if msg_id not in self._holes:
+                    continue
+                value = self._messages.get(self.mailbox, tier, msg_id, now)
+                if value is None:
+                    self._forget(msg_id)
+                    continue
+                limit -= 1
+                yield tier, msg_id, value
+            if not limit:
+                return
+            for msg_id, value in self._messages.read(self.mailbox, tier, self._upto[tier], upto):
+                examined += 1
+                self._upto[tier] = msg_id
+                if self._ahead.pop(msg_id, None) is None and (keys.expires_of(value) or NEVER) > now:
+                    self._holes[msg_id] = tier
+                    limit -= 1
+                    yield tier, msg_id, value
+                if not limit or examined > _EXAMINED:
+                    return
+
+    def give_back(self, tier: int, msg_id: int) -> None:
+        """Return what was taken and not leased."""
+        heappush(self._returned[tier], msg_id)
+
+    def lease(self, tier: int, msg_id: int, holder: Holder, deadline: int) -> int:
+        """Lease what was taken; gives how often it has been delivered, this time included."""
+        self.leases[msg_id] = Lease(tier, holder, deadline)
+        count = self.deliveries[msg_id] = self.deliveries.get(msg_id, 0) + 1
+        return count
+
+    def held(self, holder: Holder, now: int, deadline: int) -> Iterator[tuple[int, int, bytes]]:
+        """What a member has and has not acknowledged, in priority order, its leases prolonged to `deadline`."""
+        mine = [(lease.tier, msg_id) for msg_id, lease in self.leases.items() if lease.holder == holder]
+        for tier, msg_id in sorted(mine):
+            value = self._messages.get(self.mailbox, tier, msg_id, now)
+            if value is None:
+                self._forget(msg_id)
+                continue
+            lease = self.leases.pop(msg_id)
+            lease.deadline = deadline
+            self.leases[msg_id] = lease
+            yield tier, msg_id, value
+
+    def next_member(self, tier: int) -> Any:
+        """The member whose turn it is, of those that read this tier and can take a message; None when none can."""
+        members = self.members
+        for index, member in enumerate(members):
+            if member.ready and tier in member.tiers:
+                # it goes to the back: equal members take turns
+                members.append(members.pop(index))
+                return member
+        return None
+
+    # taking back
+
+    def acknowledge(self, msg_id: int, now: int) -> None:
+        """Done with a message that `check_acknowledge` allowed."""
+        if msg_id in self._holes:
+            self._forget(msg_id)
+            return
+        tier = self._messages.tier_of(self.mailbox, msg_id, now)
+        if tier is None or msg_id <= self._upto[tier]:
+            return
+        self._ahead[msg_id] = tier
+        self._change()
+
+    def acknowledge_upto(self, msg_id: int, holder: Holder) -> int:
+        """Done with everything leased to the holder up to `msg_id`, in the order of delivery; gives how many."""
+        lease = self.leases.get(msg_id)
+        if lease is None or lease.holder != holder:
+            raise Mq9Error(f"message {msg_id} is not leased to this member of group {self.name}")
+        done = []
+        for leased, lease in self.leases.items():
+            if lease.holder == holder:
+                done.append(leased)
+            if leased == msg_id:
+                break
+        for leased in done:
+            self._forget(leased)
+        return len(done)
+
+    def confirm(self, msg_id: int, holder: Holder) -> bool:
+        """Done with a message if it is still leased to the holder; whether it was."""
+        lease = self.leases.get(msg_id)
+        if lease is None or lease.holder != holder:
+            return False
+        self._forget(msg_id)
+        return True
+
+    def release(self, msg_id: int) -> None:
+        """End a lease without an acknowledgement: the message returns to its place."""
+        lease = self.leases.pop(msg_id, None)
+        if lease is not None:
+            heappush(self._returned[lease.tier], msg_id)
+
+    def release_all(self, connection: Hashable) -> None:
+        """End every lease of a connection."""
+        for msg_id in [msg_id for msg_id, lease in self.leases.items() if lease.holder[0] is connection]:
+            self.release(msg_id)
+
+    def release_due(self, now: int) -> int:
+        """End the leases whose time is over; gives when the next one is, 0 when there is none."""
+        for msg_id in [msg_id for msg_id, lease in self.leases.items() if lease.deadline <= now]:
+            self.release(msg_id)
+        return min((lease.deadline for lease in self.leases.values()), default=0)
+
+    # knowing
+
+    def waiting(self, upto: int, now: int) -> list[int]:
+        """Per tier how many messages the group has not had yet, each counted to MAX_WAITING."""
+        counts = []
+        for tier in TIERS:
+            count = sum(1 for msg_id in self._returned[tier] if msg_id in self._holes)
+            for msg_id, value in self._messages.read(self.mailbox, tier, self._upto[tier], upto):
+                if count >= MAX_WAITING:
+                    break
+                if msg_id not in self._ahead and (keys.expires_of(value) or NEVER) > now:
+                    count += 1
+            counts.append(min(count, MAX_WAITING))
+        return counts
+
+    def has_more(self, tiers: tuple[int, ...], upto: int, now: int) -> bool:
+        """Whether `take` would give something."""
+        for item in self.take(tiers, 1, upto, now):
+            self.give_back(item[0], item[1])
+            return True
+        return False
+
+    # storing
+
+    def begin(self, start: int, now: int) -> None:
+        """A new group, which starts behind the id `start`."""
+        self._upto = [start] * 4
+        self._used = now
+        self.mailbox.group_count += 1
+        self._look_again(now)
+        self._change()
+
+    def load(self, value: bytes) -> None:
+        """Take up a stored position: what was out is given out again."""
+        self._used, tiers = keys.decode_position(value)
+        self._holes.clear()
+        self._ahead.clear()
+        for tier, (upto, holes, ahead) in enumerate(tiers):
+            self._upto[tier] = upto
+            self._returned[tier][:] = sorted(holes)
+            self._holes.update(dict.fromkeys(holes, tier))
+            self._ahead.update(dict.fromkeys(ahead, tier))
+
+    def use(self, now: int) -> None:
+        """Note that somebody uses it, once a minute at the most."""
+        if now - self._used > 60_000:
+            self._used = now
+            self._change()
+
+    def save(self) -> None:
+        """Write the position if it changed."""
+        if not self._changed:
+            return
+        self._changed = False
+        tiers: list[tuple[int, list[int], list[int]]] = [(upto, [], []) for upto in self._upto]
+        for msg_id, tier in self._holes.items():
+            tiers[tier][1].append(msg_id)
+        for msg_id, tier in self._ahead.items():
+            tiers[tier][2].append(msg_id)
+        self.mailbox.pending.put(
+            keys.group(self.mailbox.incarnation, self.name), keys.encode_position(self._used, tiers)
+        )
+
+    def roll_back(self) -> bool:
+        """A commit failed: the stored position again, without leases. False when the group was not stored before and
+        nobody is in it: then it does not exist."""
+        self.leases.clear()
+        self.deliveries.clear()
+        for member in self.members:
+            member.out = 0
+        self._changed = False
+        value = self.mailbox.pending.get(keys.group(self.mailbox.incarnation, self.name))
+        if value is not None:
+            self.load(value)
+            return True
+        self._upto = [0, 0, 0, 0]
+        self._holes.clear()
+        self._ahead.clear()
+        for returned in self._returned:
+            returned.clear()
+        if self.members:
+            self.mailbox.group_count += 1
+            self._change()
+        return bool(self.members)
+
+    def unused(self, when: int) -> bool:
+        """Whether nobody has used it for so long that it may go. `when` is now; a member that is there is a use."""
+        if self.in_use:
+            self.use(when)
+        return self._used + UNUSED_FOR <= when
+
+    def look_again(self, when: int) -> None:
+        """Be asked again tomorrow whether it is still used."""
+        self._look_again(when)
+        self._touch(self.mailbox)
+
+    def _look_again(self, when: int) -> None:
+        mailbox = self.mailbox
+        entry = keys.u64(mailbox.incarnation) + self.name.encode()
+        self._schedule.add(mailbox.pending, when + _LOOK_AGAIN, keys.DUE_GROUP, entry, mailbox.address.encode())
+
+    def _forget(self, msg_id: int) -> None:
+        self._holes.pop(msg_id, None)
+        self.leases.pop(msg_id, None)
+        self.deliveries.pop(msg_id, None)
+        self._change()
+
+    def _change(self) -> None:
+        self._changed = True
+        self._touch(self.mailbox)
+
+
+class Groups:
+    """Finds and begins groups."""
+
+    def __init__(self, mailboxes: Mailboxes, messages: Messages) -> None:
+        self._mailboxes = mailboxes
+        self._messages = messages
+
+    def find(self, mailbox: Mailbox, name: str) -> Group | None:
+        """The group of that name, if it exists."""
+        group = mailbox.groups.get(name)
+        if group is None and mailbox.group_count:
+            value = mailbox.pending.get(keys.group(mailbox.incarnation, name))
+            if value is not None:
+                group = Group(mailbox, name, self._mailboxes, self._messages)
+                group.load(value)
+                mailbox.groups[name] = group
+        return group
+
+    def open(self, mailbox: Mailbox, name: str, start: int, now: int) -> Group:
+        """The group of that name; a new one starts behind the id `start`."""
+        group = self.find(mailbox, name)
+        if group is None:
+            limit = self._mailboxes.limits.max_groups
+            if mailbox.group_count >= limit:
+                raise Mq9Error(f"group {name} can't be added: the mailbox has {limit} groups, the most it may have")
+            group = Group(mailbox, name, self._mailboxes, self._messages)
+            mailbox.groups[name] = group
+            group.begin(start, now)
+        group.use(now)
+        return group
+
+    def look(self, mailbox: Mailbox, name: str, now: int) -> None:
+        """Drop a group that nobody has used for seven days; else look again tomorrow."""
+        group = self.find(mailbox, name)
+        if group is None:
+            return
+        if not group.unused(now):
+            group.look_again(now)
+            return
+        del mailbox.groups[name]
+        mailbox.group_count -= 1
+        mailbox.pending.delete(keys.group(mailbox.incarnation, name))
+        self._mailboxes.touch(mailbox)
+
+
+def check_acknowledge(group: Group | None, mailbox: Mailbox, msg_ids: list[int], holder: Holder) -> None:
+    """Mq9Error when one of these can't be acknowledged by `holder`. `group` is None when it does not exist yet."""
+    for msg_id in msg_ids:
+        if msg_id > mailbox.last_id:
+            raise Mq9Error(f"message {msg_id} does not exist: the newest is {mailbox.last_id}")
+        lease = group.leases.get(msg_id) if group is not None else None
+        if lease is not None and lease.holder != holder:
+            raise Mq9Error(f"message {msg_id} is leased to another member of the group")
+    if len(msg_ids) + (group.ahead if group is not None else 0) > MAX_AHEAD:
+        raise Mq9Error(f"the group has too many acknowledgements ahead of its position, {MAX_AHEAD} at the most: FETCH")
+
+
+def check_group(name: str) -> str:
+    """`name`, or Mq9Error with the rule it breaks."""
+    if not 1 <= len(name) <= 128 or not name.isprintable() or any(character.isspace() for character in name):
+        raise Mq9Error(f"group name {name[:140]!r} is not allowed: 1 to 128 printable characters without spaces")
+    return name

@@ -1,0 +1,383 @@
+"""Where a client's command meets the dialect and the engine, and where what happened meets the clients it wakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from mq9_broker import subjects, wire
+from mq9_broker.board import SUBJECT, Board
+from mq9_broker.errors import Mq9Error
+from mq9_broker.feeds import BoardFeed, DirectoryFeed, Feed, MailboxFeed, Member
+from mq9_broker.groups import Group, Groups, check_group
+from mq9_broker.mailboxes import Mailbox, Mailboxes
+from mq9_broker.messages import Messages
+from mq9_broker.model import PREFIX, Change, Limits
+from mq9_broker.session import Confirmation, Session, Subscription
+from mq9_broker.subjects import SubscriptionTree
+from mq9_broker.timers import Timers
+
+if TYPE_CHECKING:
+    from mq9_broker.dialects.reading import Fetch
+
+_PREFIX = PREFIX.encode()
+_NO_RESPONDERS = b"NATS/1.0 503\r\n"
+
+
+class Dialect(Protocol):
+    """What turns subjects and JSON into operations, and results into JSON."""
+
+    def publish(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> bytes | None:
+        """The answer to a publish under the prefix; None when there is none (yet). Raises Mq9Error."""
+        ...
+
+    def view(self, subject: bytes) -> tuple[str, bytes, bool, tuple[int, ...]] | None:
+        """(kept address, form, bare, tiers) of a subscription to a mailbox; None when it is none."""
+        ...
+
+
+class Hub:
+    """All sessions, and what connects them. `touched` are those with something to write at the end of the turn."""
+
+    def __init__(
+        self,
+        mailboxes: Mailboxes,
+        messages: Messages,
+        groups: Groups,
+        board: Board,
+        limits: Limits,
+        choose: Random,
+    ) -> None:
+        self.mailboxes = mailboxes
+        self.messages = messages
+        self.groups = groups
+        self.board = board
+        self.limits = limits
+        self.timers = Timers()
+        self.now = 0
+        #: why the store does not take writes, empty when it does
+        self.refusing = ""
+        self.touched: list[Session] = []
+        self.draining: dict[Session, None] = {}
+        self.wake_up: Callable[[], None] = _nobody
+        self.dialect: Dialect
+        #: (output list, place in it, session, subject, reply) of every answer that rests on the turn's writes
+        self.promises: list[tuple[list[bytes], int, Session, bytes, bytes]] = []
+        self._tree: SubscriptionTree[Subscription] = SubscriptionTree()
+        self._directory: dict[DirectoryFeed, None] = {}
+        self._stirred: dict[Mailbox, None] = {}
+        self._choose = choose
+
+    def touch(self, session: Session) -> None:
+        """The session has something to write."""
+        self.touched.append(session)
+        self.wake_up()
+
+    # publishing
+
+    def publish(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
+        if not subject.startswith(_PREFIX):
+            self.route(session, subject, reply, header, payload)
+            return
+        self.wake_up()
+        try:
+            answer = self.dialect.publish(session, subject, reply, header, payload)
+        except Mq9Error as refused:
+            self.refuse(session, subject, reply, refused.text)
+            return
+        out = session.out
+        place = len(out)
+        if answer is not None and reply:
+            session.reply(reply, answer)
+        self.promises.append((out, place if len(out) > place else -1, session, subject, reply))
+
+    def refuse(self, session: Session, subject: bytes, reply: bytes, text: str) -> None:
+        """Tell the one who caused it: by the reply where there is one to answer, else by -ERR."""
+        if reply and not reply.startswith(_PREFIX):
+            session.reply(reply, error_reply(text))
+        else:
+            session.send(wire.error(f'Permissions Violation for Publish to "{subject.decode("utf-8", "replace")}"'))
+
+    def route(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> int:
+        """Core pub/sub: to every plain subscription and to one member of each queue group. Gives how many."""
+        interest = self._tree.match(subject)
+        count = 0
+        if interest is not None:
+            # a copy, because a delivery can end a subscription
+            for subscription in tuple(interest.plain) if len(interest.plain) > 1 else interest.plain[:]:
+                if subscription.session is not session or session.echo:
+                    self._deliver(subscription, subject, reply, header, payload)
+                    count += 1
+            for members in list(interest.queues.values()):
+                able = members if session.echo else [member for member in members if member.session is not session]
+                if able:
+                    self._deliver(self._choose.choice(able), subject, reply, header, payload)
+                    count += 1
+        if not count and reply and session.no_responders:
+            self._no_responders(session, subject, reply)
+        return count
+
+    def _deliver(self, subscription: Subscription, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
+        session = subscription.session
+        if header and session.headers:
+            session.send(wire.headed_message(subject, subscription.sid, reply, header, payload))
+        else:
+            session.send(wire.message(subject, subscription.sid, reply, payload))
+        if subscription.limit:
+            session.count(subscription)
+        else:
+            subscription.delivered += 1
+
+    def _no_responders(self, session: Session, subject: bytes, reply: bytes) -> None:
+        interest = self._tree.match(reply)
+        for subscription in interest.plain if interest else ():
+            if subscription.session is session:
+                header = _NO_RESPONDERS + b"Nats-Subject: " + subject + b"\r\n\r\n"
+                session.send(wire.headed_message(reply, subscription.sid, b"", header, b""))
+                session.count(subscription)
+                return
+
+    # subscribing
+
+    def subscribe(self, subscription: Subscription) -> bool:
+        """Begin a subscription; False when it was refused, which its client has been told."""
+        subject, queue = subscription.subject, subscription.queue
+        if not subject.startswith(_PREFIX) or covers_broadcasts(subject):
+            self._tree.insert(subject, queue, subscription)
+            if subject.startswith(_PREFIX) and not queue and subjects.matches(subject, SUBJECT):
+                self._feed(subscription, BoardFeed(subscription, self.board))
+            return True
+        if subject == _PREFIX + b"PUBLIC.LIST" and not queue:
+            feed = DirectoryFeed(subscription, self.mailboxes)
+            self._directory[feed] = None
+            self._feed(subscription, feed)
+            return True
+        view = self.dialect.view(subject)
+        mailbox = self.mailboxes.find(view[0], self.now) if view else None
+        if view is None or mailbox is None:
+            self._refuse_subscription(subscription)
+            return False
+        _, form, bare, tiers = view
+        if not queue:
+            self._feed(subscription, MailboxFeed(subscription, mailbox, self.messages, form, bare, tiers))
+            return True
+        try:
+            group = self.groups.open(mailbox, check_group(queue.decode("utf-8", "replace")), 0, self.now)
+        except Mq9Error:
+            self._refuse_subscription(subscription)
+            return False
+        subscription.feed = Member(subscription, group, self.messages, form, bare, tiers)
+        self.stir(mailbox)
+        return True
+
+    def _feed(self, subscription: Subscription, feed: Feed) -> None:
+        subscription.feed = feed
+        subscription.session.feeds.add(feed)
+        self.draining[subscription.session] = None
+        self.wake_up()
+
+    def _refuse_subscription(self, subscription: Subscription) -> None:
+        subject = subscription.subject.decode("utf-8", "replace")
+        queue = f' using queue "{subscription.queue.decode("utf-8", "replace")}"' if subscription.queue else ""
+        subscription.session.send(wire.error(f'Permissions Violation for Subscription to "{subject}"{queue}'))
+
+    def unsubscribe(self, subscription: Subscription, returned: bool) -> None:
+        """A session ended a subscription of its own."""
+        feed = subscription.feed
+        if feed is None or isinstance(feed, BoardFeed):
+            self._tree.remove(subscription.subject, subscription.queue, subscription)
+        if feed is None:
+            return
+        feed.close()
+        subscription.session.feeds.discard(feed)
+        if isinstance(feed, DirectoryFeed):
+            del self._directory[feed]
+        elif isinstance(feed, Member) and returned:
+            holder = (subscription.session, subscription)
+            for msg_id in [i for i, lease in feed.group.leases.items() if lease.holder == holder]:
+                feed.group.release(msg_id)
+            self.stir(feed.mailbox)
+
+    def leave(self, session: Session) -> None:
+        """A connection is gone: its subscriptions end, what it had leased goes back."""
+        session.closed = True
+        self.draining.pop(session, None)
+        for subscription in list(session.subscriptions.values()):
+            session.end(subscription, returned=True)
+        for group in session.groups:
+            group.release_all(session)
+            self.stir(group.mailbox)
+        for waiter in list(session.waiters):
+            self.stop_waiting(waiter)
+
+    # groups and long polls
+
+    def confirm(self, confirmed: list[Confirmation]) -> None:
+        """A client answered a PING: what its groups gave it before has arrived."""
+        for group, msg_id, subscription in confirmed:
+            if group.confirm(msg_id, (subscription.session, subscription)):
+                if isinstance(subscription.feed, Member):
+                    subscription.feed.out -= 1
+                self.stir(group.mailbox)
+
+    def wait(self, fetch: Fetch, until: int) -> None:
+        """Answer a FETCH when there is something for it, or at `until`."""
+        fetch.timer = self.timers.at(until, lambda now: self._give_up(fetch, now))
+        fetch.mailbox.waiters.append(fetch)
+        fetch.session.waiters.add(fetch)
+        self.wake_up()
+
+    def stop_waiting(self, fetch: Fetch) -> None:
+        """The FETCH needs no answer any more."""
+        if fetch.timer is not None:
+            fetch.timer.cancel()
+        fetch.mailbox.waiters.remove(fetch)
+        fetch.session.waiters.discard(fetch)
+
+    def _give_up(self, fetch: Fetch, now: int) -> None:
+        self.stop_waiting(fetch)
+        fetch.session.reply(fetch.reply, fetch.answer(now))
+
+    def watch_leases(self, group: Group, deadline: int) -> None:
+        """See to it that leases of a group end in time."""
+        if group.timer and group.timer <= deadline:
+            return
+        group.timer = deadline
+        self.timers.at(deadline, lambda now: self._end_leases(group, deadline, now))
+
+    def _end_leases(self, group: Group, deadline: int, now: int) -> None:
+        if group.timer != deadline:
+            return
+        group.timer = 0
+        following = group.release_due(now)
+        self.stir(group.mailbox)
+        if following:
+            self.watch_leases(group, following)
+
+    def stir(self, mailbox: Mailbox) -> None:
+        """Something may be there again for the readers that compete for this mailbox."""
+        self._stirred[mailbox] = None
+        self.wake_up()
+
+    # what a committed turn wakes
+
+    def publish_turn(
+        self,
+        sealed: list[tuple[Mailbox, int, list[tuple[int, int, bytes]]]],
+        changes: list[Change],
+        ended: list[Mailbox],
+        now: int,
+    ) -> None:
+        """The turn's writes are kept: show them to those who listen."""
+        for mailbox, newest, fresh in sealed:
+            mailbox.visible = max(mailbox.visible, newest)
+            if not fresh:
+                continue
+            if len(fresh) > 1:
+                fresh.sort()
+            for feed in list(mailbox.watchers):
+                if not feed.live:
+                    continue
+                if feed.subscription.session.paused and not isinstance(feed, Member):
+                    feed.live = False
+                    self.draining[feed.subscription.session] = None
+                else:
+                    feed.push(fresh)
+            self._stirred[mailbox] = None
+        for mailbox in ended:
+            for feed in list(mailbox.watchers):
+                feed.end()
+            for waiter in list(mailbox.waiters):
+                self.stop_waiting(waiter)
+                waiter.session.reply(waiter.reply, error_reply(f"mailbox {waiter.shown} does not exist"))
+        for change in changes:
+            for directory in list(self._directory):
+                directory.push(change)
+        if self._stirred:
+            stirred, self._stirred = self._stirred, {}
+            for mailbox in stirred:
+                if not mailbox.ended:
+                    self._serve(mailbox, now)
+
+    def _serve(self, mailbox: Mailbox, now: int) -> None:
+        for group in list(mailbox.groups.values()):
+            # a position that can't be stored must not move: readers of groups wait until the store writes again
+            if group.members and not self.refusing:
+                self._dispatch(group, now)
+        for waiter in list(mailbox.waiters):
+            answer = waiter.try_again(now)
+            if answer is not None:
+                self.stop_waiting(waiter)
+                waiter.session.reply(waiter.reply, answer)
+
+    def _dispatch(self, group: Group, now: int) -> None:
+        """Give out what a group has to members that can take it, message by message in turns."""
+        while group.room > 0:
+            ready = [member for member in group.members if member.ready]
+            if not ready:
+                return
+            tiers = tuple(sorted({tier for member in ready for tier in member.tiers}))
+            for tier, msg_id, value in group.take(tiers, group.room, group.mailbox.visible, now):
+                member = group.next_member(tier)
+                if member is None:
+                    group.give_back(tier, msg_id)
+                    break
+                member.give(tier, msg_id, value)
+            else:
+                return
+
+    def drain(self, now: int) -> None:
+        """One slice for every feed that is behind and whose socket takes it."""
+        for session in list(self.draining):
+            if session.paused or session.closed:
+                continue
+            behind = [feed for feed in session.feeds if not feed.live]
+            more = False
+            for feed in behind:
+                more = feed.drain(now) or more
+            if not more:
+                self.draining.pop(session, None)
+        if any(not session.paused for session in self.draining):
+            self.wake_up()
+
+    def resume(self, session: Session) -> None:
+        """The client's socket takes data again."""
+        if any(not feed.live for feed in session.feeds):
+            self.draining[session] = None
+        for group in session.groups:
+            self.stir(group.mailbox)
+        self.wake_up()
+
+    def break_promises(self, promises: list[tuple[list[bytes], int, Session, bytes, bytes]], reason: str) -> None:
+        """A commit failed: every answer that rested on it becomes an error."""
+        text = f"the store cannot write: {reason}"
+        for out, place, session, subject, reply in promises:
+            failed: list[bytes] = []
+            kept, session.out = session.out, failed
+            self.refuse(session, subject, reply, text)
+            session.out = kept
+            if place >= 0:
+                out[place] = b"".join(failed)
+            else:
+                out.extend(failed)
+
+
+def covers_broadcasts(pattern: bytes) -> bool:
+    """Whether a pattern under the prefix can match a broadcast: then it is an ordinary subscription to those."""
+    tokens = pattern.split(b".")[2:]
+    if not tokens or tokens[0] not in (b"BROADCAST", b"*", b">"):
+        return False
+    if tokens[0] != b"BROADCAST" and not subjects.is_wildcard(pattern):
+        return False
+    return tokens[0] == b">" or tokens[-1] == b">" or len(tokens) >= 3
+
+
+def error_reply(text: str) -> bytes:
+    """The JSON answer to what failed."""
+    return json.dumps({"error": text}, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _nobody() -> None:
+    return

@@ -1,0 +1,223 @@
+"""How records become ordered keys and values. Big-endian numbers, so that the order of bytes is the order asked for.
+
+    !format                                  the version of everything below
+    !incarnation                             the last incarnation number given out
+    M address                                a mailbox: its settings (JSON)
+    A send-only                              the owner address of a public mailbox: its name
+    P name                                   the directory
+    E when kind …                            what falls due: see DUE_*
+    X incarnation                            a mailbox that is gone and whose records are not yet
+    C digest                                 the capability board: one declaration
+    I incarnation s                          a mailbox: its counters
+    I incarnation m tier msg_id              a message
+    I incarnation l                          the one message of a mailbox of type latest
+    I incarnation d digest                   a Nats-Msg-Id: the msg_id it got
+    I incarnation z number                   a delayed message
+    I incarnation g group                    a group: its position
+
+A mailbox's records start with its incarnation, a number never used twice: a name that is created again never sees what
+its predecessor left, and what is left is removed by one prefix. To change the format: add to it, raise FORMAT, and say
+in `migrate` how the older one becomes the newer.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict
+from hashlib import blake2b
+from typing import Any
+
+from mq9_broker.model import Message, Settings
+
+FORMAT = 1
+FORMAT_KEY = b"!format"
+INCARNATION_KEY = b"!incarnation"
+
+DUE_MAILBOX = b"M"
+DUE_MESSAGE = b"m"
+DUE_DELAYED = b"Z"
+DUE_DEDUP = b"D"
+DUE_GROUP = b"G"
+DUE_CAPABILITY = b"C"
+
+_U64 = struct.Struct(">Q")
+_COUNTERS = struct.Struct(">15Q")
+_HEAD = struct.Struct(">BQQHHHI")
+_NO_HOPS = 0xFFFF
+_LATEST = struct.Struct(">BQ")
+
+
+def u64(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def number(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
+def mailbox(address: str) -> bytes:
+    return b"M" + address.encode()
+
+
+def owner(send_only: str) -> bytes:
+    return b"A" + send_only.encode()
+
+
+def public(name: str) -> bytes:
+    return b"P" + name.encode()
+
+
+def purge(incarnation: int) -> bytes:
+    return b"X" + u64(incarnation)
+
+
+def capability(digest: bytes) -> bytes:
+    return b"C" + digest
+
+
+def due(when: int, kind: bytes, rest: bytes) -> bytes:
+    return b"E" + u64(when) + kind + rest
+
+
+def split_due(key: bytes) -> tuple[int, bytes, bytes]:
+    """(when, kind, rest) of a key made by `due`."""
+    return number(key[1:9]), key[9:10], key[10:]
+
+
+def space(incarnation: int) -> tuple[bytes, bytes]:
+    """The range of keys that holds everything of one mailbox: [first, last)."""
+    return b"I" + u64(incarnation), b"I" + u64(incarnation + 1)
+
+
+def counters(incarnation: int) -> bytes:
+    return b"I" + u64(incarnation) + b"s"
+
+
+def messages(incarnation: int, tier: int) -> bytes:
+    """The prefix of a tier's messages; the eight bytes of the msg_id follow."""
+    return b"I" + u64(incarnation) + b"m" + bytes((tier,))
+
+
+def latest(incarnation: int) -> bytes:
+    return b"I" + u64(incarnation) + b"l"
+
+
+def dedup(incarnation: int, digest: bytes) -> bytes:
+    return b"I" + u64(incarnation) + b"d" + digest
+
+
+def delayed(incarnation: int, serial: int) -> bytes:
+    return b"I" + u64(incarnation) + b"z" + u64(serial)
+
+
+def group(incarnation: int, name: str) -> bytes:
+    return b"I" + u64(incarnation) + b"g" + name.encode()
+
+
+def digest(data: bytes) -> bytes:
+    """Sixteen bytes that stand for `data` in a key, whatever its length."""
+    return blake2b(data, digest_size=16).digest()
+
+
+def encode_mailbox(incarnation: int, expires: int, created: int, owner: str, renewed: int, settings: Settings) -> bytes:
+    record = {"i": incarnation, "x": expires, "c": created, "o": owner, "r": renewed} | asdict(settings)
+    return json.dumps(record, separators=(",", ":")).encode()
+
+
+def decode_mailbox(value: bytes) -> tuple[int, int, int, str, int, Settings]:
+    """(incarnation, expires, created, owner, renewed, settings) as they were encoded."""
+    record: dict[str, Any] = json.loads(value)
+    fixed = tuple(record.pop(name) for name in ("i", "x", "c", "o", "r"))
+    return (*fixed, Settings(**record))
+
+
+def encode_counters(values: tuple[int, ...]) -> bytes:
+    return _COUNTERS.pack(*values)
+
+
+def decode_counters(value: bytes) -> tuple[int, ...]:
+    return _COUNTERS.unpack(value)
+
+
+def encode_message(
+    code: int,
+    created: int,
+    expires: int,
+    hops: int | None,
+    reply: bytes,
+    sender: bytes,
+    lines: bytes,
+    payload: bytes,
+) -> bytes:
+    return (
+        _HEAD.pack(code, created, expires, _NO_HOPS if hops is None else hops, len(reply), len(sender), len(lines))
+        + reply
+        + sender
+        + lines
+        + payload
+    )
+
+
+def encode_plain(code: int, created: int, payload: bytes) -> bytes:
+    """As encode_message for a message of nothing but a payload: the common one."""
+    return _HEAD.pack(code, created, 0, _NO_HOPS, 0, 0, 0) + payload
+
+
+def decode_message(value: bytes) -> Message:
+    code, created, expires, hops, replies, senders, headers = _HEAD.unpack_from(value)
+    at = _HEAD.size
+    sender = at + replies
+    lines = sender + senders
+    payload = lines + headers
+    return Message(
+        code,
+        created,
+        expires,
+        None if hops == _NO_HOPS else hops,
+        value[at:sender],
+        value[sender:lines],
+        value[lines:payload],
+        value[payload:],
+    )
+
+
+def expires_of(value: bytes) -> int:
+    """When an encoded message expires, without decoding the rest."""
+    return number(value[9:17])
+
+
+def created_of(value: bytes) -> int:
+    """When an encoded message was sent."""
+    return number(value[1:9])
+
+
+def encode_latest(tier: int, msg_id: int, value: bytes) -> bytes:
+    return _LATEST.pack(tier, msg_id) + value
+
+
+def decode_latest(value: bytes) -> tuple[int, int, bytes]:
+    """(tier, msg_id, encoded message)."""
+    tier, msg_id = _LATEST.unpack_from(value)
+    return tier, msg_id, value[_LATEST.size :]
+
+
+def encode_position(used: int, tiers: list[tuple[int, list[int], list[int]]]) -> bytes:
+    """A group's position. `used` in ms; per tier: the last id given out, the ids of those not acknowledged yet, and
+    the ids acknowledged before they were given out."""
+    parts = [_U64.pack(used)]
+    for upto, holes, ahead in tiers:
+        parts.append(struct.pack(f">QII{len(holes) + len(ahead)}Q", upto, len(holes), len(ahead), *holes, *ahead))
+    return b"".join(parts)
+
+
+def decode_position(value: bytes) -> tuple[int, list[tuple[int, list[int], list[int]]]]:
+    used = _U64.unpack_from(value)[0]
+    at = 8
+    tiers = []
+    while at < len(value):
+        upto, holes, ahead = struct.unpack_from(">QII", value, at)
+        ids = list(struct.unpack_from(f">{holes + ahead}Q", value, at + 16))
+        tiers.append((upto, ids[:holes], ids[holes:]))
+        at += 16 + 8 * len(ids)
+    return used, tiers

@@ -1,0 +1,91 @@
+"""The vocabulary of the broker. Read this first.
+
+A mailbox stores messages until they or it expire. It is kept under its *address*: the send-only form of a private
+mailbox, or a public name. A message has an id (per mailbox, from 1, never reused) and a priority word; words rank in
+four *tiers*, and reading goes tier by tier, oldest first. Times are whole milliseconds, `NEVER` means no expiry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFIX = "$mq9.AI."
+NEVER = 1 << 62
+
+#: Priority words in the order of their wire codes (the code is stored; never reorder).
+WORDS = ("critical", "urgent", "high", "normal", "low", "notify")
+#: Wire code of a word to its tier: 0 is read first.
+TIER_OF = (0, 1, 1, 2, 3, 3)
+CODES = {word: code for code, word in enumerate(WORDS)}
+NORMAL = CODES["normal"]
+TIERS = (0, 1, 2, 3)
+TIER_NAMES = ("critical", "urgent", "normal", "low")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What CREATE fixed for the life of a mailbox. `ttl` and `ack_wait` in seconds; ttl 0 is no expiry."""
+
+    ttl: int = 86_400
+    public: bool = False
+    desc: str = ""
+    latest: bool = False
+    memory: bool = False
+    ack_wait: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A stored message as a reader sees it. `created` and `expires` in ms; `lines` is the sender's header block
+    without its first line and closing blank line."""
+
+    code: int
+    created: int
+    expires: int
+    hops: int | None
+    reply: bytes
+    sender: bytes
+    lines: bytes
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Draft:
+    """A message as its sender wants it: `ttl` and `delay` in seconds, `dedup` the Nats-Msg-Id, `sender` checked."""
+
+    payload: bytes = b""
+    code: int = NORMAL
+    lines: bytes = b""
+    reply: bytes = b""
+    sender: bytes = b""
+    hops: int | None = None
+    ttl: int = 0
+    delay: int = 0
+    dedup: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the directory: `event` is created, renewed, expired or dropped."""
+
+    event: str
+    name: str
+    desc: str
+    ttl: int
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may ask for. Bytes, seconds, counts."""
+
+    max_payload: int = 1_048_576
+    max_control_line: int = 4096
+    max_headers: int = 65_536
+    max_pending: int = 67_108_864
+    max_subscriptions: int = 65_536
+    max_groups: int = 1000
+    max_ttl: int = 0  # 0: the operator set none
+    max_desc: int = 1024
+    ping_interval: int = 120
+    max_pings_out: int = 2

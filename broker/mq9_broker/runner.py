@@ -1,0 +1,216 @@
+"""The composition root: builds a broker out of its parts and runs it until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from mq9_broker import __version__, keys
+from mq9_broker.board import Board
+from mq9_broker.clock import Clock, SystemClock
+from mq9_broker.commit import Committer
+from mq9_broker.config import Config
+from mq9_broker.datadir import NEWER, NOT_USABLE, DataDir
+from mq9_broker.dialects.native import Native
+from mq9_broker.errors import StartError, StoreError
+from mq9_broker.groups import Groups
+from mq9_broker.hub import Hub
+from mq9_broker.jobs import Alarm
+from mq9_broker.mailboxes import Mailboxes
+from mq9_broker.messages import Messages
+from mq9_broker.model import Limits
+from mq9_broker.server import Server
+from mq9_broker.store import Batch, Store
+from mq9_broker.store.memory import MemoryStore
+from mq9_broker.sweep import Sweep
+
+_log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 1.0
+_ADDRESS_IN_USE = 6
+_BROKEN = 1
+
+
+def build(
+    disk: Store, memory: Store, limits: Limits, clock: Clock, random: Callable[[int], bytes], loop: Any
+) -> tuple[Hub, Committer]:
+    """A broker without a listener. `loop` has call_soon and, for stores that return awaitables, is a running one."""
+    mailboxes = Mailboxes(disk, memory, limits, random)
+    messages = Messages(mailboxes)
+    groups = Groups(mailboxes, messages)
+    board = Board(mailboxes)
+    hub = Hub(mailboxes, messages, groups, board, limits, Random())  # noqa: S311  whose turn it is, no secret
+    hub.now = clock.now()
+    hub.dialect = Native(hub)
+    sweep = Sweep(mailboxes, messages, groups, board)
+    return hub, Committer(hub, sweep, clock, loop.call_soon, _watch)
+
+
+def check_format(store: Store, path: Path) -> None:
+    """Note the format in a new store; StartError when an existing one is not ours to read."""
+    found = store.get(keys.FORMAT_KEY)
+    if found is None:
+        store.commit(Batch({keys.FORMAT_KEY: str(keys.FORMAT).encode()}))
+    elif not found.isdigit() or int(found) > keys.FORMAT:
+        raise StartError(
+            f"the data folder {path} has format {found.decode('ascii', 'replace')}, this is mq9 {__version__}, which "
+            f"reads formats up to {keys.FORMAT}: use the newer version, or another folder with --data-dir",
+            NEWER,
+        )
+
+
+def open_stores(config: Config, folder: DataDir) -> tuple[Store, Store]:
+    """(disk, memory): the same one when everything is kept in memory."""
+    if config.store == "memory":
+        store = MemoryStore()
+        return store, store
+    from mq9_broker.store.rocks import RocksStore
+
+    try:
+        disk = RocksStore(folder.store, sync=config.durability == "fsync")
+        check_format(disk, folder.path)
+    except StoreError as cause:
+        raise StartError(
+            f"{cause}; if the folder is not mq9's, name another one with --data-dir", NOT_USABLE
+        ) from cause
+    return disk, MemoryStore()
+
+
+def run(config: Config) -> int:
+    """Run a broker until SIGTERM or SIGINT; gives the exit code. Raises StartError."""
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with DataDir(config.data_dir) as folder, asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_serve(config, folder))
+
+
+async def _serve(config: Config, folder: DataDir) -> int:
+    loop = asyncio.get_running_loop()
+    clock = SystemClock()
+    disk, memory = open_stores(config, folder)
+    hub, committer = build(disk, memory, config.limits, clock, os.urandom, loop)
+    server = Server(hub, committer, config.host, config.port)
+    stopped: asyncio.Future[int] = loop.create_future()
+
+    def stop(code: int) -> None:
+        if not stopped.done():
+            stopped.set_result(code)
+
+    def broken(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # outside of a single client's data nothing may fail: going on could lose what was promised
+        _log.critical("the broker stops: %s", context["message"], exc_info=context.get("exception"))
+        stop(_BROKEN)
+
+    loop.set_exception_handler(broken)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(name, stop, 0)
+        except NotImplementedError:  # Windows
+            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop, 0))
+    try:
+        await _listen(server, config)
+        alarm = Alarm(hub, committer, clock, loop)
+        alarm.set()
+        folder.announce(config.host, server.port)
+        _announce(config, server, folder)
+        idle = asyncio.create_task(_stop_when_idle(server, config.idle_exit, clock, stop)) if config.idle_exit else None
+        code = await stopped
+        if idle is not None:
+            idle.cancel()
+        await server.stop(_STOP_SECONDS)
+        alarm.stop()
+        _log.info("stopped")
+        return code
+    finally:
+        disk.close()
+
+
+async def _listen(server: Server, config: Config) -> None:
+    try:
+        await server.listen()
+    except OSError as cause:
+        if cause.errno == errno.EADDRINUSE and config.idle_exit:
+            # started by a program, for programs on this machine: the port file tells them where
+            server.port = 0
+            await server.listen()
+            return
+        reason = cause.strerror or str(cause)
+        if cause.errno == errno.EADDRINUSE:
+            reason = f"{_occupant(config.host, config.port)} listens there; use it, or --port 0 for any free port"
+        raise StartError(f"can't listen on {config.host}:{config.port}: {reason}", _ADDRESS_IN_USE) from cause
+
+
+def _occupant(host: str, port: int) -> str:
+    """What holds a port: its INFO tells."""
+    try:
+        with socket.create_connection((host, port), timeout=0.5) as peer:
+            line = peer.recv(4096)
+        info = json.loads(line.split(b" ", 1)[1].split(b"\r\n", 1)[0]) if line.startswith(b"INFO ") else None
+    except (OSError, ValueError, IndexError):
+        return "another program"
+    if info is None:
+        return "another program"
+    return f"mq9 broker {info['mq9']}" if "mq9" in info else "a NATS server"
+
+
+def _announce(config: Config, server: Server, folder: DataDir) -> None:
+    print(f"mq9 broker {__version__} listening on nats://{_shown(config.host)}:{server.port}", flush=True)
+    _log.info("data folder %s, store %s, durability %s", folder.path, config.store, config.durability)
+    if config.host not in ("127.0.0.1", "localhost", "::1"):
+        _log.warning(
+            "listening on %s without authentication: whoever reaches port %d can read public mailboxes, broadcasts "
+            "and core subjects, and send to any address; bind 127.0.0.1 unless the network is yours alone",
+            config.host,
+            server.port,
+        )
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+async def _stop_when_idle(server: Server, seconds: int, clock: Clock, stop: Callable[[int], None]) -> None:
+    while True:
+        await asyncio.sleep(min(seconds, 5))
+        if server.empty_since is not None and clock.now() - server.empty_since >= seconds * 1000:
+            _log.info("no client for %d seconds", seconds)
+            stop(0)
+            return
+
+
+def _watch(flight: Awaitable[None], done: Callable[[BaseException | None], None]) -> None:
+    future = asyncio.ensure_future(flight)
+    future.add_done_callback(lambda landed: done(landed.exception()))
+
+
+class LogLine(logging.Formatter):
+    """One line per record, `key=value`: time, level, where, and the message quoted."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        stamp = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
+        where = record.name.removeprefix("mq9_broker.")
+        return f"time={stamp} level={record.levelname.lower()} at={where} msg={json.dumps(message)}"
+
+
+def set_up_logging(level: str) -> None:
+    """Log to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLine())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,38 @@
+"""The seam between the broker and what keeps its records: one ordered map of bytes, written in batches.
+
+Nothing above knows which store is there. A batch is meaningful wherever it is applied: no clock, no randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class Batch:
+    """Writes that happen together or not at all: `writes` maps a key to its new value or None (deleted), `ranges`
+    holds [start, end) to delete. What is in a range is never written again, so their order does not matter."""
+
+    writes: dict[bytes, bytes | None] = field(default_factory=dict)
+    ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.writes or self.ranges)
+
+
+class Store(Protocol):
+    """An ordered map. Every method but `close` may raise StoreError."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of start <= key < end in order, as they were when the scan began; read as it is consumed."""
+        ...
+
+    def commit(self, batch: Batch) -> Awaitable[None] | None:
+        """Apply a batch. None: it is kept. An awaitable: readable now, kept when the awaitable is done."""
+        ...
+
+    def close(self) -> None: ...

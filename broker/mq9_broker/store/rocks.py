@@ -1,0 +1,107 @@
+"""The store on disk: RocksDB through rocksdict, with memory that does not grow with what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+)
+
+from mq9_broker.errors import StoreError
+from mq9_broker.store import Batch
+
+_MIB = 1_048_576
+
+
+def _options() -> Options:
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(32 * _MIB))
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_bloom_filter(10, False)
+    table.set_block_size(16 * 1024)
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_block_based_table_factory(table)
+    options.set_write_buffer_size(16 * _MIB)
+    options.set_max_write_buffer_number(3)
+    options.set_max_total_wal_size(64 * _MIB)
+    options.set_max_open_files(256)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_max_background_jobs(2)
+    options.set_level_compaction_dynamic_level_bytes(True)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(_MIB)
+    # a torn last record is what a killed machine leaves; anything else wrong with the log is an error
+    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+    return options
+
+
+class RocksStore:
+    """Durability: without `sync` a batch survives a killed process; with it, a power cut too: commits then return an
+    awaitable that is done when the log is on disk (the write itself holds the GIL, the sync does not)."""
+
+    def __init__(self, path: Path, sync: bool) -> None:
+        try:
+            self._db = Rdict(str(path), _options())
+        except Exception as cause:
+            raise StoreError(f"cannot open the store in {path}: {cause}") from cause
+        self._syncer = ThreadPoolExecutor(1, "mq9-sync") if sync else None
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as cause:
+            raise StoreError(f"cannot read: {cause}") from cause
+        return value
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        # RocksDB stops at the bound without walking the tombstones behind it. The iterator points into the options:
+        # this frame keeps them alive as long as it.
+        bounds = ReadOptions()
+        bounds.set_iterate_upper_bound(end)
+        try:
+            yield from cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=start, read_opt=bounds))
+        except Exception as cause:
+            raise StoreError(f"cannot read: {cause}") from cause
+
+    def commit(self, batch: Batch) -> Awaitable[None] | None:
+        records = WriteBatch(raw_mode=True)
+        put, delete = records.put, records.delete
+        for start, end in batch.ranges:
+            records.delete_range(start, end)
+        for key, value in batch.writes.items():
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        try:
+            self._db.write(records)
+        except Exception as cause:
+            raise StoreError(str(cause)) from cause
+        if self._syncer is None:
+            return None
+        return asyncio.get_running_loop().run_in_executor(self._syncer, self._sync)
+
+    def close(self) -> None:
+        if self._syncer is not None:
+            self._syncer.shutdown(wait=True)
+        self._db.flush_wal(True)
+        self._db.close()
+
+    def _sync(self) -> None:
+        try:
+            self._db.flush_wal(True)
+        except Exception as cause:
+            raise StoreError(str(cause)) from cause

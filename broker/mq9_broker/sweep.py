@@ -1,0 +1,91 @@
+"""What falls due: mailboxes and messages that expire, delayed messages, unused groups, and what ended mailboxes left.
+
+Everything with a time stands in one index ordered by time, so a step costs what fell due and not what is stored, and
+it goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+from mq9_broker import keys
+from mq9_broker.board import Board
+from mq9_broker.groups import Groups
+from mq9_broker.mailboxes import Mailboxes
+from mq9_broker.messages import Messages
+from mq9_broker.store.pending import Pending
+
+#: Records one step may touch: what a client may have to wait for.
+STEP = 256
+_RANGE_ABOVE = 1000
+_BEYOND = b"\xff" * 9
+
+
+class Sweep:
+    """Works the schedule off in steps."""
+
+    def __init__(self, mailboxes: Mailboxes, messages: Messages, groups: Groups, board: Board) -> None:
+        self._mailboxes = mailboxes
+        self._messages = messages
+        self._groups = groups
+        self._board = board
+        self._purged = {place: keys.purge(0) for place in mailboxes.places}
+
+    def step(self, now: int) -> bool:
+        """One small step; whether there is more to do at once."""
+        taken = self._mailboxes.schedule.take(now, STEP)
+        for place, when, kind, rest, value in taken:
+            self._settle(place, kind, rest, value.decode(), when, now)
+        left = STEP - len(taken)
+        for place in self._mailboxes.places:
+            left = self._purge(place, left)
+        return left <= 0
+
+    def restart(self) -> None:
+        """Begin again: a commit failed, and what was swept may still be there."""
+        self._mailboxes.schedule.restart()
+        self._purged = dict.fromkeys(self._purged, keys.purge(0))
+
+    def _settle(self, place: Pending, kind: bytes, rest: bytes, address: str, when: int, now: int) -> None:
+        if kind == keys.DUE_MAILBOX:
+            self._mailboxes.expired(place, rest.decode(), when)
+            return
+        if kind == keys.DUE_DEDUP:
+            first = place.get(rest)
+            # a later message with the same id has an entry of its own
+            if first is not None and keys.number(first[8:]) <= when:
+                place.delete(rest)
+            return
+        if kind == keys.DUE_CAPABILITY:
+            self._board.expired(rest, when)
+            return
+        mailbox = self._mailboxes.find(address, now)
+        if mailbox is None or mailbox.incarnation != keys.number(rest[:8]):
+            return
+        if kind == keys.DUE_MESSAGE:
+            self._messages.expired(mailbox, rest[8], keys.number(rest[9:]), now)
+        elif kind == keys.DUE_DELAYED:
+            self._messages.due(mailbox, keys.number(rest[8:]), now)
+        elif kind == keys.DUE_GROUP:
+            self._groups.look(mailbox, rest[8:].decode(), now)
+
+    def _purge(self, place: Pending, left: int) -> int:
+        while left > 0:
+            found = next(place.scan(self._purged[place], b"X" + _BEYOND), None)
+            if found is None:
+                return left
+            incarnation = keys.number(found[0][1:])
+            first, last = keys.space(incarnation)
+            counters = place.get(keys.counters(incarnation))
+            many = counters is not None and sum(keys.decode_counters(counters)[9:13]) > _RANGE_ABOVE
+            if many:
+                place.delete_range(first, last)
+                left -= 1
+            else:
+                for key, _ in place.scan(first, last):
+                    place.delete(key)
+                    left -= 1
+                    if left <= 0:
+                        return left
+            place.delete(found[0])
+            self._purged[place] = found[0] + b"\0"
+            left -= 1
+        return left

@@ -1,0 +1,195 @@
+"""The server side of the NATS client protocol, sans I/O: bytes in, calls out; replies to bytes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from mq9_broker.errors import ProtocolError
+
+OK = b"+OK\r\n"
+PING = b"PING\r\n"
+PONG = b"PONG\r\n"
+
+_VERBS = (b"PUB", b"HPUB", b"SUB", b"UNSUB", b"PING", b"PONG", b"CONNECT", b"INFO", b"+OK", b"-ERR")
+_LONGEST_VERB = max(map(len, _VERBS))
+
+
+class Receiver(Protocol):
+    """What a parser calls, in the order of the bytes. Any of them may raise ProtocolError."""
+
+    def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None: ...
+    def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None: ...
+    def on_unsubscribe(self, sid: bytes, max_messages: int) -> None: ...
+    def on_connect(self, options: dict[str, Any]) -> None: ...
+    def on_ping(self) -> None: ...
+    def on_pong(self) -> None: ...
+
+
+class Parser:
+    """Cuts a stream of chunks into commands; what is left of a chunk is kept once.
+
+    `feed` raises ProtocolError for a frame that ends the connection; the parser is of no use after that.
+    """
+
+    __slots__ = ("_line_limit", "_missing", "_parts", "_payload_limit", "_receiver", "_rest")
+
+    def __init__(self, receiver: Receiver, max_payload: int, max_control_line: int) -> None:
+        self._receiver = receiver
+        self._payload_limit = max_payload
+        self._line_limit = max_control_line
+        self._rest = b""
+        self._parts: list[bytes] = []
+        self._missing = 0
+
+    def feed(self, data: bytes) -> None:
+        if self._parts:
+            # a payload is still arriving: joined once when it is whole, whatever the number of chunks
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = b"".join(self._parts)
+            self._parts = []
+        elif self._rest:
+            data = self._rest + data
+            self._rest = b""
+        publish = self._receiver.on_publish
+        limit = self._line_limit
+        find = data.find
+        end = len(data)
+        pos = 0
+        while pos < end:
+            eol = find(b"\n", pos)
+            if eol < 0:
+                self._keep_line(data[pos:])
+                return
+            head = data[pos : pos + 4]
+            if head == b"PUB " or head == b"HPUB":
+                headed = head == b"HPUB"
+                start = pos + 5 if headed else pos + 4
+                if headed and data[pos + 4] not in b" \t":
+                    raise ProtocolError("Unknown Protocol Operation")
+                if eol - start > limit + 1:
+                    self._check_length(data[start:eol])
+                args = data[start:eol].split()
+                try:
+                    size = int(args[-1]) if args[-1].isdigit() else -1
+                    if headed:
+                        subject, reply = args[0], (args[1] if len(args) == 4 else b"")
+                        header_size = int(args[-2]) if args[-2].isdigit() and 3 <= len(args) <= 4 else -1
+                    else:
+                        subject, reply = args[0], (args[1] if len(args) == 3 else b"")
+                        header_size = 0 if 2 <= len(args) <= 3 else -1
+                except IndexError:
+                    raise ProtocolError(None) from None
+                if size < 0 or not 0 <= header_size <= size:
+                    raise ProtocolError(None)
+                if size > self._payload_limit:
+                    raise ProtocolError("Maximum Payload Violation")
+                start = eol + 1
+                stop = start + size
+                if stop + 2 > end:
+                    self._parts = [data[pos:]]
+                    self._missing = stop + 2 - end
+                    return
+                if data[stop : stop + 2] != b"\r\n":
+                    raise ProtocolError("Unknown Protocol Operation")
+                if headed:
+                    middle = start + header_size
+                    publish(subject, reply, data[start:middle], data[middle:stop])
+                else:
+                    publish(subject, reply, b"", data[start:stop])
+                pos = stop + 2
+                continue
+            line = data[pos:eol]
+            if line[:3].upper() == b"PUB" or line[:4].upper() == b"HPUB":
+                # another letter case or a tab: seen once here, then it is the common form
+                verb = b"PUB " if line[:3].upper() == b"PUB" else b"HPUB "
+                rest = line[len(verb) - 1 :]
+                if rest[:1] not in (b" ", b"\t"):
+                    raise ProtocolError("Unknown Protocol Operation" if rest.strip() else None)
+                data = verb + rest[1:] + data[eol:]
+                find, end, pos = data.find, len(data), 0
+                continue
+            self._command(line)
+            pos = eol + 1
+
+    def _keep_line(self, rest: bytes) -> None:
+        """Keep a line that has not ended, unless it can't become a command or is too long already."""
+        verb = rest[: _LONGEST_VERB + 1].split(None, 1)[0] if rest.strip() else b""
+        verb = verb.upper()
+        whole = len(verb) < len(rest)
+        if verb and not any(known == verb if whole else known.startswith(verb) for known in _VERBS):
+            raise ProtocolError("Unknown Protocol Operation")
+        if len(rest) > self._line_limit:
+            self._check_length(rest[len(verb) + 1 :])
+        self._rest = rest
+
+    def _check_length(self, args: bytes) -> None:
+        if len(args.rstrip(b"\r")) > self._line_limit:
+            raise ProtocolError("maximum control line exceeded")
+
+    def _command(self, line: bytes) -> None:
+        parts = line.split(None, 1)
+        if not parts:
+            if line.strip(b"\r"):
+                raise ProtocolError("Unknown Protocol Operation")
+            return  # a bare line end is tolerated between commands
+        verb = parts[0].upper()
+        rest = parts[1] if len(parts) == 2 else b""
+        if len(rest) > self._line_limit:
+            self._check_length(rest)
+        if verb == b"PING":
+            self._receiver.on_ping()
+        elif verb == b"PONG":
+            self._receiver.on_pong()
+        elif verb == b"SUB":
+            args = rest.split()
+            if len(args) not in (2, 3):
+                raise ProtocolError(None)
+            self._receiver.on_subscribe(args[0], args[1] if len(args) == 3 else b"", args[-1])
+        elif verb == b"UNSUB":
+            args = rest.split()
+            if len(args) not in (1, 2) or (len(args) == 2 and not args[1].lstrip(b"-").isdigit()):
+                raise ProtocolError(None)
+            self._receiver.on_unsubscribe(args[0], max(0, int(args[1])) if len(args) == 2 else 0)
+        elif verb == b"CONNECT":
+            try:
+                options = json.loads(rest)
+            except ValueError:
+                raise ProtocolError(None) from None
+            if not isinstance(options, dict):
+                raise ProtocolError(None)
+            self._receiver.on_connect(options)
+        elif verb in (b"INFO", b"+OK"):
+            return
+        elif verb == b"-ERR":
+            raise ProtocolError(None)
+        else:
+            raise ProtocolError("Unknown Protocol Operation")
+
+
+def info(fields: dict[str, Any]) -> bytes:
+    """The INFO line."""
+    return b"INFO " + json.dumps(fields, separators=(",", ":")).encode() + b" \r\n"
+
+
+def error(text: str) -> bytes:
+    """The -ERR line. The text is one line and has no quote that ends it early."""
+    return b"-ERR '" + text.replace("\r", " ").replace("\n", " ").encode() + b"'\r\n"
+
+
+def message(subject: bytes, sid: bytes, reply: bytes, payload: bytes) -> bytes:
+    """A MSG frame. An empty `reply` is none."""
+    if reply:
+        return b"MSG %b %b %b %d\r\n%b\r\n" % (subject, sid, reply, len(payload), payload)
+    return b"MSG %b %b %d\r\n%b\r\n" % (subject, sid, len(payload), payload)
+
+
+def headed_message(subject: bytes, sid: bytes, reply: bytes, header: bytes, payload: bytes) -> bytes:
+    """An HMSG frame. `header` is a whole block, its first line and closing empty line included."""
+    size = len(header)
+    if reply:
+        return b"HMSG %b %b %b %d %d\r\n%b%b\r\n" % (subject, sid, reply, size, size + len(payload), header, payload)
+    return b"HMSG %b %b %d %d\r\n%b%b\r\n" % (subject, sid, size, size + len(payload), header, payload)
