@@ -16,7 +16,7 @@ examples:
   mq9 broker --port 0                 on any free port: printed, and in the file "port" of the data folder
   mq9 broker --store memory           keeps nothing on disk
   mq9 broker --durability fsync       an answered send survives a power cut, not only a killed process
-  mq9 broker --config mq9.toml        the same settings by their names, and limits, from a file
+  mq9 broker --config mq9.toml        these settings by their names (data_dir = …), and limits (max_ttl = …)
 
 exit codes: 0 stopped on request, 2 wrong settings, 3 the data folder is in use, 4 it has a newer format,
 5 it can't be used, 6 the address can't be had, 1 anything else

@@ -35,7 +35,7 @@ class Turn:
         self.changes = changes
         self.ended = ended
         self.promises = promises
-        self.held: dict[Session, list[bytes]] = {}
+        self.held: dict[Session, tuple[list[bytes], int]] = {}
 
 
 class Committer:
@@ -102,8 +102,7 @@ class Committer:
             self._release(turn)
         else:
             for session in hub.touched:
-                turn.held[session] = session.out
-                session.out = []
+                turn.held[session] = self._put_aside(session)
             hub.touched = []
             self._flying = turn
             self._watch(flight, self._landed)
@@ -146,21 +145,19 @@ class Committer:
             return
         hub = self._hub
         # what the next turn caused stays back: it rests on writes that are not kept yet
-        later = {session: session.out for session in hub.touched}
-        for session in later:
-            session.out = []
+        later = {session: self._put_aside(session) for session in hub.touched}
         hub.touched = []
-        for session, out in turn.held.items():
-            session.out = out
+        for session, (out, late_pongs) in turn.held.items():
+            session.out, session.late_pongs = out, late_pongs
             hub.touched.append(session)
         if failed is None:
             self._release(turn)
         else:
             self._fail(turn, failed)
-        for session, out in later.items():
-            session.out = out + session.out
-            if session.out and session not in hub.touched:
-                hub.touched.append(session)
+        for session, (out, late_pongs) in later.items():
+            session.out = out
+            session.late_pongs += late_pongs
+            hub.touched.append(session)
         if hub.touched or any(place.batch for place in self._mailboxes.places):
             self.wake_up()
 
@@ -203,8 +200,18 @@ class Committer:
                 self._write(session)
         hub.touched = waiting
 
+    @staticmethod
+    def _put_aside(session: Session) -> tuple[list[bytes], int]:
+        aside = session.out, session.late_pongs
+        session.out, session.late_pongs, session.pushed_to = [], 0, False
+        return aside
+
     def _write(self, session: Session) -> None:
         out = session.out
+        if session.late_pongs:
+            out.append(wire.PONG * session.late_pongs)
+            session.late_pongs = 0
+        session.pushed_to = False
         if not out:
             return
         if session.unconfirmed:
@@ -212,12 +219,14 @@ class Committer:
             session.pings.append(session.unconfirmed)
             session.unconfirmed = []
         session.out = []
-        data = b"".join(out) if len(out) > 1 else out[0]
         transport = session.transport
-        if transport.buffered() + len(data) > self._hub.limits.max_pending:
+        limit = self._hub.limits.max_pending - transport.buffered()
+        data = b"".join(out) if session.owed <= limit else b""
+        if not data or len(data) > limit:
             _log.warning("client %d is a slow consumer, closed", session.client_id)
             transport.abort()
             return
+        session.owed = 0
         transport.write(data)
         if session.closing:
             transport.close()

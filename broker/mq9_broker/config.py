@@ -62,14 +62,16 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
-    known = {each.name for each in fields(Config)}
+    limits = {each.name for each in fields(Limits)}
+    known = {each.name for each in fields(Config)} - {"limits"} | limits
     changes: dict[str, Any] = {}
     for name, value in values.items():
         name = name.replace("-", "_")
         if name not in known:
             raise StartError(f"unknown setting {name!r} in {where}; known are {', '.join(sorted(known))}", BAD_SETTINGS)
-        if name == "limits":
-            changes[name] = _limits(config.limits, value, where)
+        if name in limits:
+            changed = replace(changes.get("limits", config.limits), **{name: _number(name, value, 1 << 40, where)})
+            changes["limits"] = changed
         elif name == "data_dir":
             changes[name] = Path(_typed(name, value, (str, os.PathLike), where)).expanduser()
         elif name in ("port", "idle_exit"):
@@ -82,15 +84,6 @@ def _apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
                 raise StartError(f"{name} must be {' or '.join(allowed)}, not {text!r} ({where})", BAD_SETTINGS)
             changes[name] = text
     return replace(config, **changes)
-
-
-def _limits(limits: Limits, values: Any, where: str) -> Limits:
-    known = [each.name for each in fields(Limits)]
-    for name, value in _typed("limits", values, (dict,), where).items():
-        if name not in known:
-            raise StartError(f"unknown limit {name!r} in {where}; known are {', '.join(known)}", BAD_SETTINGS)
-        limits = replace(limits, **{name: _number(name, value, 1 << 40, where)})
-    return limits
 
 
 def _typed(name: str, value: Any, kinds: tuple[type, ...], where: str) -> Any:

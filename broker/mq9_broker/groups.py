@@ -380,5 +380,5 @@ def check_acknowledge(group: Group | None, mailbox: Mailbox, msg_ids: list[int],
 def check_group(name: str) -> str:
     """`name`, or Mq9Error with the rule it breaks."""
     if not 1 <= len(name) <= 128 or not name.isprintable() or any(character.isspace() for character in name):
-        raise Mq9Error(f"group name {name[:140]!r} is not allowed: 1 to 128 printable characters without spaces")
+        raise Mq9Error(f"group_name {name[:140]!r} is not allowed: 1 to 128 printable characters without spaces")
     return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mq9_broker import subjects, wire
 from mq9_broker.board import SUBJECT, Board
@@ -62,6 +62,8 @@ class Hub:
         self.touched: list[Session] = []
         self.draining: dict[Session, None] = {}
         self.wake_up: Callable[[], None] = _nobody
+        #: the INFO fields for a client number
+        self.describe: Callable[[int], dict[str, Any]] = lambda client_id: {"client_id": client_id}
         self.dialect: Dialect
         #: (output list, place in it, session, subject, reply) of every answer that rests on the turn's writes
         self.promises: list[tuple[list[bytes], int, Session, bytes, bytes]] = []
@@ -81,6 +83,7 @@ class Hub:
         if not subject.startswith(_PREFIX):
             self.route(session, subject, reply, header, payload)
             return
+        session.pushed_to = True
         self.wake_up()
         try:
             answer = self.dialect.publish(session, subject, reply, header, payload)
@@ -146,7 +149,7 @@ class Hub:
         subject, queue = subscription.subject, subscription.queue
         if not subject.startswith(_PREFIX) or covers_broadcasts(subject):
             self._tree.insert(subject, queue, subscription)
-            if subject.startswith(_PREFIX) and not queue and subjects.matches(subject, SUBJECT):
+            if subject == SUBJECT and not queue:
                 self._feed(subscription, BoardFeed(subscription, self.board))
             return True
         if subject == _PREFIX + b"PUBLIC.LIST" and not queue:
@@ -169,11 +172,13 @@ class Hub:
             self._refuse_subscription(subscription)
             return False
         subscription.feed = Member(subscription, group, self.messages, form, bare, tiers)
+        subscription.session.pushed_to = True
         self.stir(mailbox)
         return True
 
     def _feed(self, subscription: Subscription, feed: Feed) -> None:
         subscription.feed = feed
+        subscription.session.pushed_to = True
         subscription.session.feeds.add(feed)
         self.draining[subscription.session] = None
         self.wake_up()

@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
         self._ping: Timer | None = None
         self._misses = 0
         limits = server.hub.limits
-        self.session = Session(server.hub, self, next(server.client_ids), limits.max_subscriptions)
+        self.session = Session(server.hub, self, next(server.client_ids), limits)
         self._parser = wire.Parser(self.session, limits.max_payload, limits.max_control_line)
 
     # what asyncio calls
@@ -46,7 +46,9 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=_HIGH_WATER, low=_HIGH_WATER // 4)
         self._server.joined(self)
         peer = transport.get_extra_info("peername")
-        self._transport.write(wire.info(self._server.info(self.session.client_id, peer[0] if peer else "")))
+        self._transport.write(
+            wire.info(self._server.info(self.session.client_id) | {"client_ip": peer[0] if peer else ""})
+        )
         now = self._begin()
         self._ping = self._hub.timers.at(now + _FIRST_PING_MS, self._check)
         self._hub.wake_up()
@@ -116,7 +118,7 @@ class Connection(asyncio.Protocol):
 
     def goodbye(self) -> None:
         """The broker stops: say so (clients look for another server or reconnect), then close."""
-        self.session.send(wire.info(self._server.info(self.session.client_id, "") | {"ldm": True}))
+        self.session.send(wire.info(self._server.info(self.session.client_id) | {"ldm": True}))
         self.session.closing = True
 
     def _check(self, now: int) -> None:
@@ -151,6 +153,7 @@ class Server:
         self.empty_since: int | None = None
         self._id = "MQ" + secrets.token_hex(16).upper()
         self._listener: asyncio.Server | None = None
+        hub.describe = self.info
 
     async def listen(self) -> None:
         """Bind and accept. Raises OSError when the address can't be had."""
@@ -174,7 +177,7 @@ class Server:
             connection.abort()
         await asyncio.sleep(0)
 
-    def info(self, client_id: int, client_ip: str) -> dict[str, Any]:
+    def info(self, client_id: int) -> dict[str, Any]:
         """The fields of INFO."""
         return {
             "server_id": self._id,
@@ -187,7 +190,6 @@ class Server:
             "headers": True,
             "max_payload": self.hub.limits.max_payload,
             "client_id": client_id,
-            "client_ip": client_ip,
         }
 
     def joined(self, connection: Connection) -> None:

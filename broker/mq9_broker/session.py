@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mq9_broker import subjects, wire
 from mq9_broker.errors import ProtocolError
+from mq9_broker.model import Limits
 
 if TYPE_CHECKING:
     from mq9_broker.feeds import Feed
@@ -44,23 +45,30 @@ Confirmation = tuple["Group", int, Subscription]
 class Session:
     """The state of one connection. It receives the parser's calls and answers by `send`; the committer writes."""
 
-    def __init__(self, hub: Hub, transport: Transport, client_id: int, max_subscriptions: int) -> None:
+    def __init__(self, hub: Hub, transport: Transport, client_id: int, limits: Limits) -> None:
         self.hub = hub
         self.transport = transport
         self.client_id = client_id
-        self._max_subscriptions = max_subscriptions
+        self._max_subscriptions = limits.max_subscriptions
+        self._max_pending = limits.max_pending
         self.name = ""
         self.verbose = True
         self.pedantic = True
         self.echo = True
         self.headers = False
         self.no_responders = False
+        self.dynamic = False
         self.connected = False
         self.closing = False
         self.closed = False
         self.heard = True
         self.paused = False
         self.out: list[bytes] = []
+        # PONGs that wait for what the turn pushes to this client: after `flush()` it has seen its own doing
+        self.late_pongs = 0
+        #: bytes of answers since the last write
+        self.owed = 0
+        self.pushed_to = False
         self.subscriptions: dict[bytes, Subscription] = {}
         self._by_subject: dict[bytes, list[Subscription]] = {}
         self._other_wildcards = 0
@@ -80,11 +88,13 @@ class Session:
     # what the parser calls
 
     def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
-        if self.verbose:
-            self.send(wire.OK)
+        if (header and not self.headers) or self.owed > self._max_pending:
+            # (a turn's worth of requests can ask for gigabytes: no more is answered than may be pending)
+            raise ProtocolError(None)
         if self.pedantic and not subjects.valid_subject(subject):
             self.send(wire.error("Invalid Publish Subject"))
-            return
+        if self.verbose:
+            self.send(wire.OK)
         self.hub.publish(self, subject, reply, header, payload)
 
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None:
@@ -114,11 +124,17 @@ class Session:
             self.send(wire.OK)
 
     def on_connect(self, options: dict[str, Any]) -> None:
+        protocol = options.get("protocol", 0)
+        if protocol not in (0, 1):
+            raise ProtocolError("invalid client protocol")
         self.verbose = options.get("verbose") is not False
         self.pedantic = options.get("pedantic") is not False
         self.echo = options.get("echo") is not False
         self.headers = options.get("headers") is True
-        self.no_responders = self.headers and options.get("no_responders") is True
+        self.no_responders = options.get("no_responders") is True
+        if self.no_responders and not self.headers:
+            raise ProtocolError("no responders requires headers support")
+        self.dynamic = protocol == 1
         name = options.get("name")
         self.name = name if isinstance(name, str) else ""
         self.connected = True
@@ -126,7 +142,17 @@ class Session:
             self.send(wire.OK)
 
     def on_ping(self) -> None:
-        self.send(wire.PONG)
+        if self.dynamic:
+            # clients of protocol 1 are told where they are once they listen
+            self.dynamic = False
+            self.send(wire.PONG + wire.info(self.hub.describe(self.client_id) | {"connect_info": True}))
+            return
+        if not self.pushed_to:
+            self.send(wire.PONG)
+            return
+        if not self.out:
+            self.hub.touch(self)
+        self.late_pongs += 1
 
     def on_pong(self) -> None:
         if self.pings:
@@ -158,26 +184,21 @@ class Session:
 
     def reply(self, subject: bytes, payload: bytes) -> None:
         """Answer a request of this client: only its own subscriptions are looked at, so no other sees an answer."""
-        subscription = self._own(subject)
-        if subscription is not None:
-            self.send(wire.message(subject, subscription.sid, b"", payload))
-            if subscription.limit:
-                self.count(subscription)
-
-    def _own(self, subject: bytes) -> Subscription | None:
-        found = self._by_subject.get(subject)
-        if found is None:
-            # the form that client libraries use: one subscription to inbox.*
-            found = self._by_subject.get(subject[: subject.rfind(b".") + 1] + b"*")
-            if found is None and self._other_wildcards:
-                for pattern, subscriptions in self._by_subject.items():
-                    if subjects.matches(pattern, subject):
-                        found = subscriptions
-                        break
-        for subscription in found or ():
+        for subscription in self._own(subject):
             if subscription.feed is None:
-                return subscription
-        return None
+                self.send(wire.message(subject, subscription.sid, b"", payload))
+                self.count(subscription)
+                self.owed += len(payload)
+
+    def _own(self, subject: bytes) -> list[Subscription]:
+        by_subject = self._by_subject
+        if self._other_wildcards:
+            patterns = [pattern for pattern in by_subject if subjects.matches(pattern, subject)]
+            return [subscription for pattern in patterns for subscription in by_subject[pattern]]
+        # client libraries ask with one subscription to inbox.*
+        found = by_subject.get(subject[: subject.rfind(b".") + 1] + b"*", ())
+        literal = by_subject.get(subject)
+        return [*found, *literal] if literal else [*found]
 
 
 def _is_other_wildcard(subject: bytes) -> bool:

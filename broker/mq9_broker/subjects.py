@@ -136,7 +136,9 @@ class SubscriptionTree(Generic[S]):
         wild = self._cache.get(subject)
         if wild is None:
             wild = Interest()
-            self._walk(self._root, subject.split(b"."), 0, wild)
+            tokens = subject.split(b".")
+            if b"" not in tokens:
+                self._walk(self._root, tokens, 0, wild)
             if len(self._cache) >= _CACHED:
                 self._cache.clear()
             self._cache[subject] = wild

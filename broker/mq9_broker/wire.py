@@ -133,9 +133,7 @@ class Parser:
     def _command(self, line: bytes) -> None:
         parts = line.split(None, 1)
         if not parts:
-            if line.strip(b"\r"):
-                raise ProtocolError("Unknown Protocol Operation")
-            return  # a bare line end is tolerated between commands
+            raise ProtocolError("Unknown Protocol Operation")
         verb = parts[0].upper()
         rest = parts[1] if len(parts) == 2 else b""
         if len(rest) > self._line_limit:

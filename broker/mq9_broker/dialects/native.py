@@ -22,6 +22,7 @@ _PREFIX = PREFIX.encode()
 _ROUTES = 8192
 _LATER_FIELDS = ("max_deliver", "dead_letter", "max_msgs", "subscribe")
 _LATER_HEADERS = ("mq9-key", "mq9-tags", "mq9-receipt")
+_OURS = ("mq9-priority", "mq9-ttl", "mq9-delay", "mq9-hops", "mq9-from", "nats-msg-id", *_LATER_HEADERS)
 _BROKER_ONLY = ("mq9-msg-id", "mq9-time", "mq9-expires", "mq9-deliveries", "mq9-subject", "mq9-reply-to")
 _SECONDS = 3_155_760_000
 
@@ -234,10 +235,10 @@ class Native:
                 continue
             ((name, value),) = headers.parse(line)
             name = name.lower()
-            if not name.startswith("mq9-") and name != "nats-msg-id":
-                kept.append(line + b"\r\n")
-                continue
             if name in _BROKER_ONLY or name.startswith("mq9-dead-"):
+                continue
+            if name not in _OURS:
+                kept.append(line + b"\r\n")
                 continue
             if name in seen:
                 raise Mq9Error(f"header {name} is given twice")
@@ -249,7 +250,7 @@ class Native:
     def _header(self, draft: Draft, name: str, value: str, now: int) -> None:
         if name == "mq9-priority":
             if value not in CODES:
-                raise Mq9Error(f"unknown priority {value[:60]!r}: use {', '.join(WORDS)}")
+                raise Mq9Error(f"header mq9-priority: unknown priority {value[:60]!r}, use {', '.join(WORDS)}")
             draft.code = CODES[value]
         elif name == "mq9-ttl":
             draft.ttl = _number(name, value, _SECONDS)
@@ -264,13 +265,11 @@ class Native:
         elif name == "mq9-from":
             mailbox = self._mailboxes.find(addresses.send_only(value), now) if addresses.is_secret(value) else None
             if mailbox is None:
-                # the value may be a secret: it is not repeated
-                raise Mq9Error("mq9-from is not the mail_id or owner address of a living mailbox")
+                shown = "that address" if addresses.is_secret(value) else repr(value[:60])
+                raise Mq9Error(f"header mq9-from: {shown} is not the mail_id or owner address of a living mailbox")
             draft.sender = mailbox.address.encode()
-        elif name in _LATER_HEADERS:
-            raise Mq9Error(f"header {name} is not supported by this version of the broker")
         else:
-            raise Mq9Error(f"unknown header {name[:60]}: names that begin with mq9- are the broker's")
+            raise Mq9Error(f"header {name} is not supported by this version of the broker")
 
     def _broadcast(self, request: Request) -> None:
         subject = request.route.shown.encode()

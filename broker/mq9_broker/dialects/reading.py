@@ -234,7 +234,7 @@ def as_json(msg_id: int, value: bytes, deliveries: int = 0) -> bytes:
         payload = b'"' + b64encode(message.payload) + b'"'
         encoding = b',"encoding":"base64"'
     block = b"null"
-    if message.lines or message.sender or message.reply or message.expires or message.hops is not None or deliveries:
+    if message.lines or message.sender or message.reply or message.hops is not None or deliveries:
         block = json.dumps(_headers(message, deliveries), separators=(",", ":"), ensure_ascii=False).encode()
     return b'{"msg_id":%d,"payload":%b%b,"priority":"%b","headers":%b,"create_time":%d}' % (
         msg_id,
@@ -252,8 +252,6 @@ def _headers(message: Message, deliveries: int) -> dict[str, str | list[str]] | 
         pairs.append(("mq9-from", message.sender.decode()))
     if message.reply:
         pairs.append(("mq9-reply-to", message.reply.decode("utf-8", "replace")))
-    if message.expires:
-        pairs.append(("mq9-expires", str(message.expires)))
     if message.hops is not None:
         pairs.append(("mq9-hops", str(message.hops)))
     if deliveries:
