@@ -67,12 +67,12 @@ class Committer:
         return self._scheduled or self._flying is not None
 
     def begin(self) -> int:
-        """A new event: what is due by now happens before it. Gives the time."""
+        """A new event, which begins a turn or joins it; what is due by now happens before it. Gives the time."""
         hub = self._hub
         now = hub.now = self._clock.now()
         if self._mailboxes.schedule.next <= now and not self.busy and not hub.refusing:
             self._sweep.step(now)
-            self.wake_up()
+        self.wake_up()
         return now
 
     def wake_up(self) -> None:

@@ -80,11 +80,10 @@ class Hub:
     # publishing
 
     def publish(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
-        if not subject.startswith(_PREFIX):
+        if subject[:8] != _PREFIX:
             self.route(session, subject, reply, header, payload)
             return
         session.pushed_to = True
-        self.wake_up()
         try:
             answer = self.dialect.publish(session, subject, reply, header, payload)
         except Mq9Error as refused:

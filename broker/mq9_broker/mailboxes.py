@@ -319,9 +319,9 @@ class Mailboxes:
         sealed = []
         for mailbox in self.dirty:
             mailbox.dirty = False
-            for group in mailbox.groups.values():
-                group.save()
             if mailbox.used and not mailbox.ended:
+                for group in mailbox.groups.values():
+                    group.save()
                 mailbox.pending.put(keys.counters(mailbox.incarnation), mailbox.counters())
             sealed.append((mailbox, mailbox.last_id, mailbox.fresh))
             mailbox.fresh = []

@@ -70,7 +70,7 @@ class Messages:
         if expires:
             entry = keys.u64(mailbox.incarnation) + bytes((tier,)) + keys.u64(msg_id)
             self._schedule.add(place, expires, keys.DUE_MESSAGE, entry, mailbox.address.encode())
-        if mailbox.listening:
+        if mailbox.watchers or mailbox.waiters or mailbox.groups:
             mailbox.fresh.append((tier, msg_id, value))
         if not mailbox.dirty:
             self._mailboxes.touch(mailbox)

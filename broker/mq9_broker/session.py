@@ -184,21 +184,22 @@ class Session:
 
     def reply(self, subject: bytes, payload: bytes) -> None:
         """Answer a request of this client: only its own subscriptions are looked at, so no other sees an answer."""
-        for subscription in self._own(subject):
-            if subscription.feed is None:
-                self.send(wire.message(subject, subscription.sid, b"", payload))
-                self.count(subscription)
-                self.owed += len(payload)
-
-    def _own(self, subject: bytes) -> list[Subscription]:
         by_subject = self._by_subject
+        # client libraries ask with one subscription to inbox.*
+        found = by_subject.get(subject[: subject.rfind(b".") + 1] + b"*") or []
         if self._other_wildcards:
             patterns = [pattern for pattern in by_subject if subjects.matches(pattern, subject)]
-            return [subscription for pattern in patterns for subscription in by_subject[pattern]]
-        # client libraries ask with one subscription to inbox.*
-        found = by_subject.get(subject[: subject.rfind(b".") + 1] + b"*", ())
-        literal = by_subject.get(subject)
-        return [*found, *literal] if literal else [*found]
+            found = [subscription for pattern in patterns for subscription in by_subject[pattern]]
+        elif subject in by_subject:
+            found = found + by_subject[subject]
+        for subscription in found if len(found) == 1 else found[:]:
+            if subscription.feed is None:
+                self.owed += len(payload)
+                self.send(b"MSG %b %b %d\r\n%b\r\n" % (subject, subscription.sid, len(payload), payload))
+                subscription.delivered += 1
+                if subscription.limit and subscription.delivered >= subscription.limit:
+                    self.end(subscription)
+                    break
 
 
 def _is_other_wildcard(subject: bytes) -> bool:

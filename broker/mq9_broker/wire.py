@@ -64,42 +64,39 @@ class Parser:
             if eol < 0:
                 self._keep_line(data[pos:])
                 return
-            head = data[pos : pos + 4]
-            if head == b"PUB " or head == b"HPUB":
-                headed = head == b"HPUB"
-                start = pos + 5 if headed else pos + 4
-                if headed and data[pos + 4] not in b" \t":
-                    raise ProtocolError("Unknown Protocol Operation")
-                if eol - start > limit + 1:
+            head = data[pos : pos + 5]
+            if head[:4] == b"PUB " or head == b"HPUB ":
+                start = pos + (5 if head == b"HPUB " else 4)
+                if eol - start > limit:
                     self._check_length(data[start:eol])
                 args = data[start:eol].split()
-                try:
-                    size = int(args[-1]) if args[-1].isdigit() else -1
-                    if headed:
-                        subject, reply = args[0], (args[1] if len(args) == 4 else b"")
-                        header_size = int(args[-2]) if args[-2].isdigit() and 3 <= len(args) <= 4 else -1
-                    else:
-                        subject, reply = args[0], (args[1] if len(args) == 3 else b"")
-                        header_size = 0 if 2 <= len(args) <= 3 else -1
-                except IndexError:
-                    raise ProtocolError(None) from None
-                if size < 0 or not 0 <= header_size <= size:
+                count = len(args)
+                middle = start = eol + 1
+                reply = b""
+                if head == b"HPUB ":
+                    if not 3 <= count <= 4 or not args[-2].isdigit():
+                        raise ProtocolError(None)
+                    middle += int(args[-2])
+                    if count == 4:
+                        reply = args[1]
+                elif count == 3:
+                    reply = args[1]
+                elif count != 2:
                     raise ProtocolError(None)
-                if size > self._payload_limit:
+                if not args[-1].isdigit():
+                    raise ProtocolError(None)
+                stop = start + int(args[-1])
+                if middle > stop:
+                    raise ProtocolError(None)
+                if stop - start > self._payload_limit:
                     raise ProtocolError("Maximum Payload Violation")
-                start = eol + 1
-                stop = start + size
                 if stop + 2 > end:
                     self._parts = [data[pos:]]
                     self._missing = stop + 2 - end
                     return
                 if data[stop : stop + 2] != b"\r\n":
                     raise ProtocolError("Unknown Protocol Operation")
-                if headed:
-                    middle = start + header_size
-                    publish(subject, reply, data[start:middle], data[middle:stop])
-                else:
-                    publish(subject, reply, b"", data[start:stop])
+                publish(args[0], reply, data[start:middle], data[middle:stop])
                 pos = stop + 2
                 continue
             line = data[pos:eol]

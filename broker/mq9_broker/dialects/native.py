@@ -20,6 +20,7 @@ from mq9_broker.session import Session
 
 _PREFIX = PREFIX.encode()
 _ROUTES = 8192
+_LONGEST_ROUTE = 192
 _LATER_FIELDS = ("max_deliver", "dead_letter", "max_msgs", "subscribe")
 _LATER_HEADERS = ("mq9-key", "mq9-tags", "mq9-receipt")
 _OURS = ("mq9-priority", "mq9-ttl", "mq9-delay", "mq9-hops", "mq9-from", "nats-msg-id", *_LATER_HEADERS)
@@ -118,9 +119,11 @@ class Native:
 
     def _route(self, subject: bytes) -> Route:
         route = self._parse(subject)
-        if len(self._routes) >= _ROUTES:
-            self._routes.clear()
-        self._routes[subject] = route
+        # only broadcasts can be long, and they need not be remembered
+        if len(subject) <= _LONGEST_ROUTE:
+            if len(self._routes) >= _ROUTES:
+                self._routes.clear()
+            self._routes[subject] = route
         return route
 
     def _parse(self, subject: bytes) -> Route:
@@ -162,8 +165,8 @@ class Native:
         """A reply subject under the prefix is an address for answers, or an error."""
         if allowed:
             try:
-                if self._routes.get(reply, None) or self._route(reply):
-                    allowed = self._routes[reply].operate is None
+                route = self._routes.get(reply) or self._route(reply)
+                allowed = route.operate is None
             except Mq9Error:
                 allowed = False
         if not allowed:
@@ -196,14 +199,15 @@ class Native:
     # sending
 
     def _send(self, session: Session, route: Route, reply: bytes, header: bytes, payload: bytes) -> bytes | None:
-        now = self._hub.now
-        answers = reply.startswith(_PREFIX)
+        hub = self._hub
+        now = hub.now
+        answers = reply[:8] == _PREFIX
         if answers:
             self._check_reply(reply, True)
         mailbox = self._mailboxes.find(route.kept, now)
         if mailbox is None:
             raise _missing(route.shown)
-        if self._hub.refusing:
+        if hub.refusing:
             self._writable()
         if not header and not answers:
             code = route.code if route.code >= 0 else NORMAL

@@ -189,8 +189,10 @@ class Reader:
     def fetch(self, fetch: Fetch, now: int) -> bytes | None:
         """The answer, or None when it comes later."""
         upto = fetch.mailbox.last_id
+        if not fetch.reply:
+            return None  # nothing is leased to nobody
         found, more = fetch.collect(upto, now)
-        if found or not fetch.wait_ms or not fetch.reply:
+        if found or not fetch.wait_ms:
             return self.fetched(fetch, found, more, upto, now)
         self.hub.wait(fetch, now + fetch.wait_ms)
         return None

@@ -36,7 +36,9 @@ class Pending:
         self.writes[key] = None
 
     def delete_range(self, start: bytes, end: bytes) -> None:
-        """Delete [start, end), which nobody reads any more: pending reads don't look for it."""
+        """Delete [start, end), which nobody reads or writes any more: pending reads don't look for it."""
+        for key in [key for key in self.writes if start <= key < end]:
+            self.writes[key] = None
         self.batch.ranges.append((start, end))
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
