@@ -43,6 +43,8 @@ class Group:
     __slots__ = (
         "_ahead",
         "_changed",
+        "_counted",
+        "_counted_at",
         "_holes",
         "_messages",
         "_returned",
@@ -69,6 +71,9 @@ class Group:
         self._upto = [0, 0, 0, 0]
         self._holes: dict[int, int] = {}
         self._ahead: dict[int, int] = {}
+        # per tier (how many, up to which id) of the messages behind the position, as of so many removals
+        self._counted = [(0, 0)] * 4
+        self._counted_at = mailbox.removals
         self._returned: tuple[list[int], ...] = ([], [], [], [])
         self.leases: dict[int, Lease] = {}
         self.deliveries: dict[int, int] = {}
@@ -116,6 +121,9 @@ class Group:
                 examined += 1
                 self._upto[tier] = msg_id
                 if self._ahead.pop(msg_id, None) is None and (keys.expires_of(value) or NEVER) > now:
+                    count, last = self._counted[tier]
+                    if msg_id <= last:
+                        self._counted[tier] = count - 1, last
                     self._holes[msg_id] = tier
                     limit -= 1
                     yield tier, msg_id, value
@@ -166,6 +174,7 @@ class Group:
         if tier is None or msg_id <= self._upto[tier]:
             return
         self._ahead[msg_id] = tier
+        self._counted_at = -1
         self._change()
 
     def acknowledge_upto(self, msg_id: int, holder: Holder) -> int:
@@ -214,14 +223,31 @@ class Group:
         """Per tier how many messages the group has not had yet, each counted to MAX_WAITING."""
         counts = []
         for tier in TIERS:
-            count = sum(1 for msg_id in self._returned[tier] if msg_id in self._holes)
-            for msg_id, value in self._messages.read(self.mailbox, tier, self._upto[tier], upto):
-                if count >= MAX_WAITING:
-                    break
+            returned = self._returned[tier]
+            count = sum(1 for msg_id in returned if msg_id in self._holes) if returned else 0
+            counts.append(min(count + self._ahead_of(tier, upto, now), MAX_WAITING))
+        return counts
+
+    def _ahead_of(self, tier: int, upto: int, now: int) -> int:
+        """How many messages lie between the position and `upto`, counted to MAX_WAITING. What was counted is
+        remembered until a message is removed, so that a reader that works a backlog off counts each one once."""
+        if self._upto[tier] >= self.mailbox.tails[tier]:
+            return 0
+        if self._counted_at != self.mailbox.removals:
+            self._counted_at = self.mailbox.removals
+            self._counted = [(0, 0)] * 4
+        count, last = self._counted[tier]
+        if last <= self._upto[tier]:
+            count, last = 0, self._upto[tier]
+        if count < MAX_WAITING:
+            for msg_id, value in self._messages.read(self.mailbox, tier, last, upto):
+                last = msg_id
                 if msg_id not in self._ahead and (keys.expires_of(value) or NEVER) > now:
                     count += 1
-            counts.append(min(count, MAX_WAITING))
-        return counts
+                    if count >= MAX_WAITING:
+                        break
+            self._counted[tier] = count, last
+        return count
 
     def has_more(self, tiers: tuple[int, ...], upto: int, now: int) -> bool:
         """Whether `take` would give something."""
@@ -245,6 +271,7 @@ class Group:
         self._used, tiers = keys.decode_position(value)
         self._holes.clear()
         self._ahead.clear()
+        self._counted_at = -1
         for tier, (upto, holes, ahead) in enumerate(tiers):
             self._upto[tier] = upto
             self._returned[tier][:] = sorted(holes)
@@ -286,6 +313,7 @@ class Group:
         self._upto = [0, 0, 0, 0]
         self._holes.clear()
         self._ahead.clear()
+        self._counted_at = -1
         for returned in self._returned:
             returned.clear()
         if self.members:

@@ -107,8 +107,9 @@ class Hub:
         interest = self._tree.match(subject)
         count = 0
         if interest is not None:
+            plain = interest.plain
             # a copy, because a delivery can end a subscription
-            for subscription in tuple(interest.plain) if len(interest.plain) > 1 else interest.plain[:]:
+            for subscription in plain if len(plain) == 1 else plain[:]:
                 if subscription.session is not session or session.echo:
                     self._deliver(subscription, subject, reply, header, payload)
                     count += 1
@@ -123,14 +124,17 @@ class Hub:
 
     def _deliver(self, subscription: Subscription, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         session = subscription.session
+        if not session.out:
+            self.touched.append(session)
         if header and session.headers:
-            session.send(wire.headed_message(subject, subscription.sid, reply, header, payload))
+            session.out.append(wire.headed_message(subject, subscription.sid, reply, header, payload))
+        elif reply:
+            session.out.append(wire.message(subject, subscription.sid, reply, payload))
         else:
-            session.send(wire.message(subject, subscription.sid, reply, payload))
-        if subscription.limit:
-            session.count(subscription)
-        else:
-            subscription.delivered += 1
+            session.out.append(b"MSG %b %b %d\r\n%b\r\n" % (subject, subscription.sid, len(payload), payload))
+        subscription.delivered += 1
+        if subscription.delivered == subscription.limit:
+            session.end(subscription)
 
     def _no_responders(self, session: Session, subject: bytes, reply: bytes) -> None:
         interest = self._tree.match(reply)

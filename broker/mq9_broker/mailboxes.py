@@ -43,6 +43,7 @@ class Mailbox:
         "owner",
         "pending",
         "prefixes",
+        "removals",
         "renewed",
         "settings",
         "tails",
@@ -80,6 +81,7 @@ class Mailbox:
         self.pending = pending
         self.prefixes = tuple(keys.messages(incarnation, tier) for tier in TIERS)
         self.visible = 0
+        self.removals = 0
         self.dirty = False
         self.ended = ""
         self.watchers: list[Any] = []

@@ -60,6 +60,7 @@ class Messages:
         place = mailbox.pending
         if mailbox.settings.latest:
             mailbox.counts = [0, 0, 0, 0]
+            mailbox.removals += 1
             place.writes[keys.latest(mailbox.incarnation)] = keys.encode_latest(tier, msg_id, value)
         else:
             place.writes[mailbox.prefixes[tier] + msg_id.to_bytes(8, "big")] = value
@@ -163,6 +164,7 @@ class Messages:
         else:
             mailbox.pending.delete(mailbox.prefixes[tier] + keys.u64(msg_id))
         mailbox.counts[tier] -= 1
+        mailbox.removals += 1
         if msg_id == mailbox.heads[tier]:
             mailbox.heads[tier] = msg_id + 1
         mailbox.fresh = [entry for entry in mailbox.fresh if entry[1] != msg_id] if mailbox.fresh else []

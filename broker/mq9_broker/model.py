@@ -8,6 +8,7 @@ four *tiers*, and reading goes tier by tier, oldest first. Times are whole milli
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 PREFIX = "$mq9.AI."
 NEVER = 1 << 62
@@ -34,8 +35,7 @@ class Settings:
     ack_wait: int = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A stored message as a reader sees it. `created` and `expires` in ms; `lines` is the sender's header block
     without its first line and closing blank line."""
 

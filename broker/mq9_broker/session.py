@@ -54,6 +54,7 @@ class Session:
         self.name = ""
         self.verbose = True
         self.pedantic = True
+        self.talkative = True
         self.echo = True
         self.headers = False
         self.no_responders = False
@@ -91,10 +92,11 @@ class Session:
         if (header and not self.headers) or self.owed > self._max_pending:
             # (a turn's worth of requests can ask for gigabytes: no more is answered than may be pending)
             raise ProtocolError(None)
-        if self.pedantic and not subjects.valid_subject(subject):
-            self.send(wire.error("Invalid Publish Subject"))
-        if self.verbose:
-            self.send(wire.OK)
+        if self.talkative:
+            if self.pedantic and not subjects.valid_subject(subject):
+                self.send(wire.error("Invalid Publish Subject"))
+            if self.verbose:
+                self.send(wire.OK)
         self.hub.publish(self, subject, reply, header, payload)
 
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None:
@@ -129,6 +131,7 @@ class Session:
             raise ProtocolError("invalid client protocol")
         self.verbose = options.get("verbose") is not False
         self.pedantic = options.get("pedantic") is not False
+        self.talkative = self.verbose or self.pedantic
         self.echo = options.get("echo") is not False
         self.headers = options.get("headers") is True
         self.no_responders = options.get("no_responders") is True

@@ -82,9 +82,7 @@ class Fields:
         value = self._values.get(name)
         if value is None:
             return None
-        if not isinstance(value, list) or not all(
-            isinstance(item, int) and not isinstance(item, bool) and item > 0 for item in value
-        ):
+        if not isinstance(value, list) or (value and ({*map(type, value)} != {int} or min(value) < 1)):
             raise Mq9Error(f"{name} must be a list of msg_ids, not {_shown(value)}")
         if len(value) > 10_000:
             raise Mq9Error(f"{name} has {len(value)} msg_ids, allowed are 10000 at a time")

@@ -235,8 +235,9 @@ def as_json(msg_id: int, value: bytes, deliveries: int = 0) -> bytes:
     except UnicodeDecodeError:
         payload = b'"' + b64encode(message.payload) + b'"'
         encoding = b',"encoding":"base64"'
-    block = b"null"
-    if message.lines or message.sender or message.reply or message.hops is not None or deliveries:
+    if not message.lines and not message.sender and not message.reply and message.hops is None:
+        block = b'{"mq9-deliveries":"%d"}' % deliveries if deliveries else b"null"
+    else:
         block = json.dumps(_headers(message, deliveries), separators=(",", ":"), ensure_ascii=False).encode()
     return b'{"msg_id":%d,"payload":%b%b,"priority":"%b","headers":%b,"create_time":%d}' % (
         msg_id,
