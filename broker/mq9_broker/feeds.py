@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mq9_broker.messages import Messages
     from mq9_broker.session import Subscription
 
-#: Bytes a feed writes before it looks at the socket again: what is written can't be overtaken.
+#: Bytes that feeds write to a client before they look at its socket again: what is written can't be overtaken.
 SLICE = 65_536
 MAX_UNCONFIRMED = 64
 
@@ -92,15 +92,14 @@ class MailboxFeed:
         mailbox, cursors = self.mailbox, self.cursors
         if mailbox.expires <= now:
             return False
-        budget = SLICE
+        session = self.subscription.session
         for tier in self.tiers:
             for msg_id, value in self.messages.read(mailbox, tier, cursors[tier], mailbox.visible):
                 cursors[tier] = msg_id
                 if (keys.expires_of(value) or NEVER) > now:
                     if self._send(msg_id, value):
                         return False
-                    budget -= len(value)
-                    if budget <= 0:
+                    if session.owed >= SLICE:
                         return True
         self.live = True
         return False
@@ -127,6 +126,7 @@ class MailboxFeed:
     def _send(self, msg_id: int, value: bytes) -> bool:
         subscription = self.subscription
         session = subscription.session
+        session.owed += len(value)
         session.send(frame(subscription, self.form, self.bare, msg_id, value))
         return session.count(subscription)
 
@@ -156,6 +156,12 @@ class Member(MailboxFeed):
     @property
     def ready(self) -> bool:
         """Whether it can take a message now."""
+        session = self.subscription.session
+        return self.out < MAX_UNCONFIRMED and not session.paused and session.owed < SLICE
+
+    @property
+    def ready_soon(self) -> bool:
+        """Whether it can take a message once what it has been given this turn is written."""
         return self.out < MAX_UNCONFIRMED and not self.subscription.session.paused
 
     def drain(self, now: int) -> bool:
@@ -169,6 +175,7 @@ class Member(MailboxFeed):
         subscription = self.subscription
         session = subscription.session
         self.out += 1
+        session.owed += len(value)
         deliveries = self.group.lease(tier, msg_id, (session, subscription), NEVER)
         session.send(frame(subscription, self.form, self.bare, msg_id, value, deliveries))
         session.unconfirmed.append((self.group, msg_id, subscription))
@@ -191,13 +198,12 @@ class DirectoryFeed:
         self.live = False
 
     def drain(self, now: int) -> bool:
-        budget = SLICE
+        session = self.subscription.session
         for change in self._mailboxes.listed("", self._after, now):
             self._after = change.name
             if self.push(change):
                 return False
-            budget -= 256
-            if budget <= 0:
+            if session.owed >= SLICE:
                 return True
         self.live = True
         return False
@@ -207,6 +213,7 @@ class DirectoryFeed:
         subscription = self.subscription
         event = {"event": change.event} | listing(change)
         payload = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+        subscription.session.owed += len(payload)
         subscription.session.send(wire.message(subscription.subject, subscription.sid, b"", payload))
         return subscription.session.count(subscription)
 
@@ -228,14 +235,14 @@ class BoardFeed:
 
     def drain(self, now: int) -> bool:
         subscription = self.subscription
-        budget = SLICE
+        session = subscription.session
         for key, payload in self._board.remembered(self._after, self._upto, now):
             self._after = key
-            subscription.session.send(wire.message(SUBJECT, subscription.sid, b"", payload))
-            if subscription.session.count(subscription):
+            session.owed += len(payload)
+            session.send(wire.message(SUBJECT, subscription.sid, b"", payload))
+            if session.count(subscription):
                 return False
-            budget -= len(payload)
-            if budget <= 0:
+            if session.owed >= SLICE:
                 return True
         self.live = True
         return False

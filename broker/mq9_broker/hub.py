@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mq9_broker import subjects, wire
 from mq9_broker.board import SUBJECT, Board
 from mq9_broker.errors import Mq9Error
-from mq9_broker.feeds import BoardFeed, DirectoryFeed, Feed, MailboxFeed, Member
+from mq9_broker.feeds import SLICE, BoardFeed, DirectoryFeed, Feed, MailboxFeed, Member
 from mq9_broker.groups import Group, Groups, check_group
 from mq9_broker.mailboxes import Mailbox, Mailboxes
 from mq9_broker.messages import Messages
@@ -182,7 +182,7 @@ class Hub:
     def _feed(self, subscription: Subscription, feed: Feed) -> None:
         subscription.feed = feed
         subscription.session.pushed_to = True
-        subscription.session.feeds.add(feed)
+        subscription.session.feeds[feed] = None
         self.draining[subscription.session] = None
         self.wake_up()
 
@@ -199,7 +199,7 @@ class Hub:
         if feed is None:
             return
         feed.close()
-        subscription.session.feeds.discard(feed)
+        subscription.session.feeds.pop(feed, None)
         if isinstance(feed, DirectoryFeed):
             del self._directory[feed]
         elif isinstance(feed, Member) and returned:
@@ -288,9 +288,10 @@ class Hub:
             for feed in list(mailbox.watchers):
                 if not feed.live:
                     continue
-                if feed.subscription.session.paused and not isinstance(feed, Member):
+                session = feed.subscription.session
+                if (session.paused or session.owed >= SLICE) and not isinstance(feed, Member):
                     feed.live = False
-                    self.draining[feed.subscription.session] = None
+                    self.draining[session] = None
                 else:
                     feed.push(fresh)
             self._stirred[mailbox] = None
@@ -325,6 +326,8 @@ class Hub:
         while group.room > 0:
             ready = [member for member in group.members if member.ready]
             if not ready:
+                if any(member.ready_soon for member in group.members):
+                    self.stir(group.mailbox)
                 return
             tiers = tuple(sorted({tier for member in ready for tier in member.tiers}))
             for tier, msg_id, value in group.take(tiers, group.room, group.mailbox.visible, now):
@@ -341,10 +344,16 @@ class Hub:
         for session in list(self.draining):
             if session.paused or session.closed:
                 continue
-            behind = [feed for feed in session.feeds if not feed.live]
             more = False
-            for feed in behind:
-                more = feed.drain(now) or more
+            for feed in [feed for feed in session.feeds if not feed.live]:
+                if session.owed >= SLICE:
+                    more = True
+                    break
+                if feed.drain(now):
+                    # it goes to the back: the feeds of a client take turns
+                    session.feeds.pop(feed, None)
+                    session.feeds[feed] = None
+                    more = True
             if not more:
                 self.draining.pop(session, None)
         if any(not session.paused for session in self.draining):

@@ -67,13 +67,13 @@ class Session:
         self.out: list[bytes] = []
         # PONGs that wait for what the turn pushes to this client: after `flush()` it has seen its own doing
         self.late_pongs = 0
-        #: bytes of answers since the last write
+        #: bytes of answers and of stored messages since the last write
         self.owed = 0
         self.pushed_to = False
         self.subscriptions: dict[bytes, Subscription] = {}
         self._by_subject: dict[bytes, list[Subscription]] = {}
         self._other_wildcards = 0
-        self.feeds: set[Feed] = set()
+        self.feeds: dict[Feed, None] = {}
         self.groups: set[Group] = set()
         self.waiters: set[Any] = set()
         # each PING that is out, with the group messages written before it
