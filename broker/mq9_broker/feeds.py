@@ -86,7 +86,7 @@ class MailboxFeed:
         self.tiers = tiers
         self.cursors = [0, 0, 0, 0]
         self.live = False
-        mailbox.watchers.append(self)
+        mailbox.watchers[self] = None
 
     def drain(self, now: int) -> bool:
         mailbox, cursors = self.mailbox, self.cursors
@@ -113,7 +113,7 @@ class MailboxFeed:
                     return
 
     def close(self) -> None:
-        self.mailbox.watchers.remove(self)
+        del self.mailbox.watchers[self]
 
     def end(self) -> None:
         """The mailbox is gone: one last empty message says so."""

@@ -107,9 +107,8 @@ class Hub:
         interest = self._tree.match(subject)
         count = 0
         if interest is not None:
-            plain = interest.plain
             # a copy, because a delivery can end a subscription
-            for subscription in plain if len(plain) == 1 else plain[:]:
+            for subscription in tuple(interest.plain):
                 if subscription.session is not session or session.echo:
                     self._deliver(subscription, subject, reply, header, payload)
                     count += 1

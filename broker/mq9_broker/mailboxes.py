@@ -84,7 +84,7 @@ class Mailbox:
         self.removals = 0
         self.dirty = False
         self.ended = ""
-        self.watchers: list[Any] = []
+        self.watchers: dict[Any, None] = {}
         self.waiters: list[Any] = []
         self.groups: dict[str, Group] = {}
         # messages of the turn, (tier, id, encoded), kept only while somebody listens

@@ -50,18 +50,21 @@ def matches(pattern: bytes, subject: bytes) -> bool:
 class Interest(Generic[S]):
     """Who wants a subject: plain subscriptions, and per queue group its members."""
 
-    plain: list[S] = field(default_factory=list)
+    plain: dict[S, None] = field(default_factory=dict)
     queues: dict[bytes, list[S]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.plain or self.queues)
 
     def add(self, queue: bytes, subscription: S) -> None:
-        (self.queues.setdefault(queue, []) if queue else self.plain).append(subscription)
+        if queue:
+            self.queues.setdefault(queue, []).append(subscription)
+        else:
+            self.plain[subscription] = None
 
     def remove(self, queue: bytes, subscription: S) -> None:
         if not queue:
-            self.plain.remove(subscription)
+            del self.plain[subscription]
             return
         members = self.queues[queue]
         members.remove(subscription)
@@ -69,7 +72,7 @@ class Interest(Generic[S]):
             del self.queues[queue]
 
     def merged(self, other: Interest[S]) -> Interest[S]:
-        both = Interest(self.plain + other.plain, {queue: list(members) for queue, members in self.queues.items()})
+        both = Interest(self.plain | other.plain, {queue: list(members) for queue, members in self.queues.items()})
         for queue, members in other.queues.items():
             both.queues.setdefault(queue, []).extend(members)
         return both
@@ -163,6 +166,6 @@ class SubscriptionTree(Generic[S]):
 
     @staticmethod
     def _collect(interest: Interest[S], found: Interest[S]) -> None:
-        found.plain.extend(interest.plain)
+        found.plain.update(interest.plain)
         for queue, members in interest.queues.items():
             found.queues.setdefault(queue, []).extend(members)
