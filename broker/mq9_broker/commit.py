@@ -21,6 +21,9 @@ from mq9_broker.sweep import Sweep
 
 _log = logging.getLogger(__name__)
 
+#: Bytes that may gather while a batch is on its way: who sends more waits, by TCP, until it has landed.
+MAX_GATHERING = 16_777_216
+
 Sealed = list[tuple[Mailbox, int, list[tuple[int, int, bytes]]]]
 Promises = list[tuple[list[bytes], int, Session, bytes, bytes]]
 
@@ -58,8 +61,18 @@ class Committer:
         self._watch = watch
         self._scheduled = False
         self._flying: Turn | None = None
+        self._waiting: list[Callable[[], None]] = []
         self.after_turn: Callable[[], None] = lambda: None
         hub.wake_up = self.wake_up
+
+    @property
+    def congested(self) -> bool:
+        """Whether what gathers behind the batch on its way is enough: read no more until `when_landed`."""
+        return self._flying is not None and self._hub.taken > MAX_GATHERING
+
+    def when_landed(self, resume: Callable[[], None]) -> None:
+        """Call `resume` when the batch that is on its way has landed."""
+        self._waiting.append(resume)
 
     @property
     def busy(self) -> bool:
@@ -93,6 +106,7 @@ class Committer:
             self.wake_up()
         turn = Turn(mailboxes.seal(), mailboxes.changes, mailboxes.ended, hub.promises)
         mailboxes.changes, mailboxes.ended, hub.promises = [], [], []
+        hub.taken = 0
         try:
             flight = self._commit()
         except StoreError as failed:
@@ -139,6 +153,9 @@ class Committer:
 
     def _landed(self, failed: BaseException | None) -> None:
         turn, self._flying = self._flying, None
+        waiting, self._waiting = self._waiting, []
+        for resume in waiting:
+            resume()
         for place in self._mailboxes.places:
             place.landed()
         if turn is None:

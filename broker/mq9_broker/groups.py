@@ -15,7 +15,7 @@ from typing import Any
 from mq9_broker import keys
 from mq9_broker.errors import Mq9Error
 from mq9_broker.mailboxes import Mailbox, Mailboxes
-from mq9_broker.messages import Messages
+from mq9_broker.messages import EXAMINED, Messages
 from mq9_broker.model import NEVER, TIERS
 
 MAX_OUT = 1000
@@ -23,7 +23,6 @@ MAX_AHEAD = 10_000
 MAX_WAITING = 1000
 UNUSED_FOR = 7 * 86_400_000
 _LOOK_AGAIN = 86_400_000
-_EXAMINED = 10_000
 
 Holder = tuple[Hashable, Hashable]
 
@@ -127,7 +126,7 @@ class Group:
                     self._holes[msg_id] = tier
                     limit -= 1
                     yield tier, msg_id, value
-                if not limit or examined > _EXAMINED:
+                if not limit or examined > EXAMINED:
                     return
 
     def give_back(self, tier: int, msg_id: int) -> None:
@@ -221,10 +220,15 @@ class Group:
 
     def waiting(self, upto: int, now: int) -> list[int]:
         """Per tier how many messages the group has not had yet, each counted to MAX_WAITING."""
+        if self._schedule.behind(now):
+            self._counted_at = -1
         counts = []
         for tier in TIERS:
             returned = self._returned[tier]
-            count = sum(1 for msg_id in returned if msg_id in self._holes) if returned else 0
+            count = 0
+            for msg_id in returned if len(returned) <= MAX_WAITING else returned[:MAX_WAITING]:
+                if msg_id in self._holes and self._messages.get(self.mailbox, tier, msg_id, now) is not None:
+                    count += 1
             counts.append(min(count + self._ahead_of(tier, upto, now), MAX_WAITING))
         return counts
 

@@ -11,17 +11,24 @@ def lines_of(block: bytes) -> bytes:
     """The header lines of a block, each with its line end. Mq9Error when it is not a block of plain headers."""
     if not block:
         return b""
-    if not block.startswith(FIRST_LINE) or not block.endswith(b"\r\n\r\n"):
+    lines = block[len(FIRST_LINE) : -2]
+    ends = block.count(b"\r\n")
+    # a bare CR or LF, or an empty line inside, would be read differently by different clients
+    if (
+        not block.startswith(FIRST_LINE)
+        or not block.endswith(b"\r\n\r\n")
+        or block.count(b"\r") != ends
+        or block.count(b"\n") != ends
+        or b"\r\n\r\n" in block[:-2]
+    ):
         raise Mq9Error("the header block must be NATS/1.0, lines of 'Name: value', and an empty line")
-    return block[len(FIRST_LINE) : -2]
+    return lines
 
 
 def parse(lines: bytes) -> list[tuple[str, str]]:
     """The (name, value) pairs of header lines, in order. Mq9Error names a line that is not `Name: value`."""
     pairs = []
-    for line in lines.split(b"\r\n"):
-        if not line:
-            continue
+    for line in lines.split(b"\r\n")[:-1]:
         name, colon, value = line.partition(b":")
         if not colon or not name.strip():
             raise Mq9Error(f"header line {line[:80].decode('utf-8', 'replace')!r} is not of the form 'Name: value'")

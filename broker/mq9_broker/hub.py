@@ -57,6 +57,8 @@ class Hub:
         self.limits = limits
         self.timers = Timers()
         self.now = 0
+        #: bytes published to mailboxes in this turn
+        self.taken = 0
         #: why the store does not take writes, empty when it does
         self.refusing = ""
         self.touched: list[Session] = []
@@ -84,6 +86,7 @@ class Hub:
             self.route(session, subject, reply, header, payload)
             return
         session.pushed_to = True
+        self.taken += len(payload)
         try:
             answer = self.dialect.publish(session, subject, reply, header, payload)
         except Mq9Error as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from mq9_broker import keys
 from mq9_broker.mailboxes import Mailbox, Mailboxes
@@ -11,6 +12,8 @@ from mq9_broker.model import NEVER, TIER_OF, TIERS, Draft
 DEDUP_WINDOW = 120_000
 #: The answer to a delayed message: its id is given when it is delivered.
 LATER = -1
+#: How many messages are looked at for one answer.
+EXAMINED = 10_000
 
 
 class Messages:
@@ -114,6 +117,19 @@ class Messages:
         else:
             value = mailbox.pending.get(mailbox.prefixes[tier] + keys.u64(msg_id))
         return value if value is not None and (keys.expires_of(value) or NEVER) > now else None
+
+    def count(self, mailbox: Mailbox, now: int) -> int:
+        """How many messages are stored and unexpired."""
+        return sum(self.count_tier(mailbox, tier, now) for tier in TIERS)
+
+    def count_tier(self, mailbox: Mailbox, tier: int, now: int) -> int:
+        """The same for one tier. While a sweep is behind, the first EXAMINED are looked at one by one."""
+        count = mailbox.counts[tier]
+        if count and self._schedule.behind(now):
+            for _, value in islice(self.read(mailbox, tier, 0, mailbox.last_id), EXAMINED):
+                if (keys.expires_of(value) or NEVER) <= now:
+                    count -= 1
+        return count
 
     def tier_of(self, mailbox: Mailbox, msg_id: int, now: int) -> int | None:
         """The tier in which a message is stored, None when it is not."""

@@ -30,6 +30,10 @@ class Schedule:
     def remove(self, place: Pending, when: int, kind: bytes, rest: bytes) -> None:
         place.delete(keys.due(when, kind, rest))
 
+    def behind(self, now: int) -> bool:
+        """Whether something is due that was not taken out yet."""
+        return self.next <= now
+
     def take(self, now: int, limit: int) -> list[Due]:
         """Up to `limit` entries that are due, taken out of the index."""
         taken: list[Due] = []

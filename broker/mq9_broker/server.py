@@ -67,6 +67,13 @@ class Connection(asyncio.Protocol):
             # a defect of ours: this client loses its connection, everybody else goes on
             _log.exception("client %d hit a defect, its connection is closed", session.client_id)
             self.finish(None)
+        if self._server.committer.congested and self._transport is not None:
+            self._transport.pause_reading()
+            self._server.committer.when_landed(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         self.session.paused = True

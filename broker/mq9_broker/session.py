@@ -193,7 +193,7 @@ class Session:
         if self._other_wildcards:
             patterns = [pattern for pattern in by_subject if subjects.matches(pattern, subject)]
             found = [subscription for pattern in patterns for subscription in by_subject[pattern]]
-        elif subject in by_subject:
+        elif subject in by_subject and subject[-2:] != b".*":
             found = found + by_subject[subject]
         for subscription in found if len(found) == 1 else found[:]:
             if subscription.feed is None:

@@ -65,59 +65,56 @@ class Parser:
                 self._keep_line(data[pos:])
                 return
             head = data[pos : pos + 5]
-            if head[:4] == b"PUB " or head == b"HPUB ":
-                start = pos + (5 if head == b"HPUB " else 4)
-                if eol - start > limit:
-                    self._check_length(data[start:eol])
-                args = data[start:eol].split()
-                count = len(args)
-                middle = start = eol + 1
-                reply = b""
-                if head == b"HPUB ":
-                    if not 3 <= count <= 4 or not args[-2].isdigit():
-                        raise ProtocolError(None)
-                    middle += int(args[-2])
-                    if count == 4:
-                        reply = args[1]
-                elif count == 3:
+            headed = head == b"HPUB "
+            if headed or head[:4] == b"PUB ":
+                start = pos + (5 if headed else 4)
+            else:
+                # another letter case, a tab, or another verb
+                headed = head[:4].upper() == b"HPUB"
+                if not headed and head[:3].upper() != b"PUB":
+                    self._command(data[pos:eol])
+                    pos = eol + 1
+                    continue
+                start = pos + (5 if headed else 4)
+                if data[start - 1 : start] not in (b" ", b"\t"):
+                    raise ProtocolError("Unknown Protocol Operation" if data[start - 1 : eol].strip() else None)
+            if eol - start > limit:
+                self._check_length(data[start:eol])
+            args = data[start:eol].split()
+            count = len(args)
+            middle = start = eol + 1
+            reply = b""
+            if headed:
+                if not 3 <= count <= 4 or not args[-2].isdigit():
+                    raise ProtocolError(None)
+                middle += int(args[-2])
+                if count == 4:
                     reply = args[1]
-                elif count != 2:
-                    raise ProtocolError(None)
-                if not args[-1].isdigit():
-                    raise ProtocolError(None)
-                stop = start + int(args[-1])
-                if middle > stop:
-                    raise ProtocolError(None)
-                if stop - start > self._payload_limit:
-                    raise ProtocolError("Maximum Payload Violation")
-                if stop + 2 > end:
-                    self._parts = [data[pos:]]
-                    self._missing = stop + 2 - end
-                    return
-                if data[stop : stop + 2] != b"\r\n":
-                    raise ProtocolError("Unknown Protocol Operation")
-                publish(args[0], reply, data[start:middle], data[middle:stop])
-                pos = stop + 2
-                continue
-            line = data[pos:eol]
-            if line[:3].upper() == b"PUB" or line[:4].upper() == b"HPUB":
-                # another letter case or a tab: seen once here, then it is the common form
-                verb = b"PUB " if line[:3].upper() == b"PUB" else b"HPUB "
-                rest = line[len(verb) - 1 :]
-                if rest[:1] not in (b" ", b"\t"):
-                    raise ProtocolError("Unknown Protocol Operation" if rest.strip() else None)
-                data = verb + rest[1:] + data[eol:]
-                find, end, pos = data.find, len(data), 0
-                continue
-            self._command(line)
-            pos = eol + 1
+            elif count == 3:
+                reply = args[1]
+            elif count != 2:
+                raise ProtocolError(None)
+            if not args[-1].isdigit():
+                raise ProtocolError(None)
+            stop = start + int(args[-1])
+            if middle > stop:
+                raise ProtocolError(None)
+            if stop - start > self._payload_limit:
+                raise ProtocolError("Maximum Payload Violation")
+            if stop + 2 > end:
+                self._parts = [data[pos:]]
+                self._missing = stop + 2 - end
+                return
+            if data[stop : stop + 2] != b"\r\n":
+                raise ProtocolError("Unknown Protocol Operation")
+            publish(args[0], reply, data[start:middle], data[middle:stop])
+            pos = stop + 2
 
     def _keep_line(self, rest: bytes) -> None:
         """Keep a line that has not ended, unless it can't become a command or is too long already."""
-        verb = rest[: _LONGEST_VERB + 1].split(None, 1)[0] if rest.strip() else b""
-        verb = verb.upper()
+        verb = b"" if rest[:1].isspace() else rest[: _LONGEST_VERB + 1].split(None, 1)[0].upper()
         whole = len(verb) < len(rest)
-        if verb and not any(known == verb if whole else known.startswith(verb) for known in _VERBS):
+        if not verb or not any(known == verb if whole else known.startswith(verb) for known in _VERBS):
             raise ProtocolError("Unknown Protocol Operation")
         if len(rest) > self._line_limit:
             self._check_length(rest[len(verb) + 1 :])
@@ -128,13 +125,13 @@ class Parser:
             raise ProtocolError("maximum control line exceeded")
 
     def _command(self, line: bytes) -> None:
-        parts = line.split(None, 1)
-        if not parts:
+        if not line or line[:1].isspace():
             raise ProtocolError("Unknown Protocol Operation")
-        verb = parts[0].upper()
-        rest = parts[1] if len(parts) == 2 else b""
+        verb = line.split(None, 1)[0]
+        rest = line[len(verb) + 1 :]
         if len(rest) > self._line_limit:
             self._check_length(rest)
+        verb = verb.upper()
         if verb == b"PING":
             self._receiver.on_ping()
         elif verb == b"PONG":
@@ -146,13 +143,13 @@ class Parser:
             self._receiver.on_subscribe(args[0], args[1] if len(args) == 3 else b"", args[-1])
         elif verb == b"UNSUB":
             args = rest.split()
-            if len(args) not in (1, 2) or (len(args) == 2 and not args[1].lstrip(b"-").isdigit()):
+            if len(args) not in (1, 2) or (len(args) == 2 and not args[1].removeprefix(b"-").isdigit()):
                 raise ProtocolError(None)
             self._receiver.on_unsubscribe(args[0], max(0, int(args[1])) if len(args) == 2 else 0)
         elif verb == b"CONNECT":
             try:
                 options = json.loads(rest)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ProtocolError(None) from None
             if not isinstance(options, dict):
                 raise ProtocolError(None)

@@ -88,7 +88,9 @@ class Native:
         if route.operate is None:
             return self._send(session, route, reply, header, payload)
         if reply.startswith(_PREFIX):
-            self._check_reply(reply, route.operate == self._broadcast)
+            if route.operate != self._broadcast:
+                raise _no_answer(reply)
+            reply = self._answer_address(reply)
         return route.operate(Request(session, route, reply, header, payload, self._hub.now))
 
     def view(self, subject: bytes) -> tuple[str, bytes, bool, tuple[int, ...]] | None:
@@ -161,16 +163,19 @@ class Native:
             return shown, shown
         raise _missing(shown)
 
-    def _check_reply(self, reply: bytes, allowed: bool) -> None:
-        """A reply subject under the prefix is an address for answers, or an error."""
-        if allowed:
-            try:
-                route = self._routes.get(reply) or self._route(reply)
-                allowed = route.operate is None
-            except Mq9Error:
-                allowed = False
-        if not allowed:
-            raise Mq9Error(f"reply subject {reply.decode('utf-8', 'replace')} can't be answered to")
+    def _answer_address(self, reply: bytes) -> bytes:
+        """A reply subject under the prefix that others will see: a sending subject, with no secret in it."""
+        try:
+            route = self._routes.get(reply) or self._route(reply)
+        except Mq9Error:
+            raise _no_answer(reply) from None
+        if route.operate is not None:
+            raise _no_answer(reply)
+        if not route.secret:
+            return reply
+        mailbox = self._mailboxes.find(route.kept, self._hub.now)
+        address = mailbox.address if mailbox is not None else route.kept
+        return reply.replace(route.shown.encode(), address.encode())
 
     def _mailbox(self, route: Route, now: int) -> Mailbox:
         mailbox = self._mailboxes.find(route.kept, now)
@@ -203,7 +208,7 @@ class Native:
         now = hub.now
         answers = reply[:8] == _PREFIX
         if answers:
-            self._check_reply(reply, True)
+            reply = self._answer_address(reply)
         mailbox = self._mailboxes.find(route.kept, now)
         if mailbox is None:
             raise _missing(route.shown)
@@ -228,16 +233,10 @@ class Native:
         if len(block) > self._hub.limits.max_headers:
             raise Mq9Error(f"the headers have {len(block)} bytes, allowed are {self._hub.limits.max_headers}")
         lines = headers.lines_of(block)
-        lowered = lines.lower()
-        if b"mq9-" not in lowered and b"nats-msg-id" not in lowered:
-            draft.lines = lines
-            return draft
+        pairs = headers.parse(lines)
         kept = []
         seen = set()
-        for line in lines.split(b"\r\n"):
-            if not line:
-                continue
-            ((name, value),) = headers.parse(line)
+        for line, (name, value) in zip(lines.split(b"\r\n"), pairs, strict=False):
             name = name.lower()
             if name in _BROKER_ONLY or name.startswith("mq9-dead-"):
                 continue
@@ -386,6 +385,10 @@ class Native:
         mailbox = self._readable(request.route, request.now)
         self._writable()
         return self._reader.ack(request.session, mailbox, Fields.parse(request.payload), request.now)
+
+
+def _no_answer(reply: bytes) -> Mq9Error:
+    return Mq9Error(f"reply subject {reply.decode('utf-8', 'replace')} is not one that answers can be sent to")
 
 
 def _missing(shown: str) -> Mq9Error:

@@ -9,14 +9,14 @@ from json.encoder import encode_basestring
 from mq9_broker import headers, keys
 from mq9_broker.dialects.fields import Fields
 from mq9_broker.errors import Mq9Error
-from mq9_broker.groups import Group, check_acknowledge, check_group
+from mq9_broker.groups import MAX_WAITING, Group, check_acknowledge, check_group
 from mq9_broker.hub import Hub
 from mq9_broker.mailboxes import Mailbox
+from mq9_broker.messages import EXAMINED
 from mq9_broker.model import NEVER, TIER_NAMES, TIERS, WORDS, Message
 from mq9_broker.session import Session
 from mq9_broker.timers import Timer
 
-EXAMINED = 10_000
 MAX_WAIT_MS = 300_000
 _REST = 512  # what a reply holds beside its messages
 _MAX_ID = 1 << 62
@@ -164,7 +164,7 @@ class Reader:
         waiting = ""
         if name:
             group = self.groups.find(mailbox, check_group(name))
-            counts = group.waiting(mailbox.last_id, now) if group else self._stored(mailbox)
+            counts = group.waiting(mailbox.last_id, now) if group else self._stored(mailbox, now)
             waiting = _waiting(counts)
         page = Page(self.room, limit)
         following = ""
@@ -184,7 +184,7 @@ class Reader:
             tier, after = tier + 1, 0
         tail = f',"next":"{following}"' if following else ""
         head = b'{"error":"","messages":[' + b",".join(page.found)
-        return head + f'],"unread":{mailbox.count}{tail}{waiting}}}'.encode()
+        return head + f'],"unread":{self.messages.count(mailbox, now)}{tail}{waiting}}}'.encode()
 
     def fetch(self, fetch: Fetch, now: int) -> bytes | None:
         """The answer, or None when it comes later."""
@@ -222,8 +222,8 @@ class Reader:
         self.hub.stir(mailbox)
         return b'{"error":""}'
 
-    def _stored(self, mailbox: Mailbox) -> list[int]:
-        return [min(count, 1000) for count in mailbox.counts]
+    def _stored(self, mailbox: Mailbox, now: int) -> list[int]:
+        return [min(self.messages.count_tier(mailbox, tier, now), MAX_WAITING) for tier in TIERS]
 
 
 def as_json(msg_id: int, value: bytes, deliveries: int = 0) -> bytes:
