@@ -19,6 +19,9 @@ _CHOICES = {
     "log_level": ("debug", "info", "warning", "error"),
 }
 
+# without these there is no broker: pings without end, no request that fits.
+_POSITIVE = ("ping_interval", "max_payload", "max_control_line", "max_pending")
+
 
 def default_data_dir() -> Path:
     """The user's own folder for data."""
@@ -93,6 +96,9 @@ def _typed(name: str, value: Any, kinds: tuple[type, ...], where: str) -> Any:
 
 
 def _number(name: str, value: Any, highest: int, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= highest:
-        raise StartError(f"{name} must be a whole number from 0 to {highest}, not {value!r} ({where})", BAD_SETTINGS)
+    lowest = 1 if name in _POSITIVE else 0
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise StartError(
+            f"{name} must be a whole number from {lowest} to {highest}, not {value!r} ({where})", BAD_SETTINGS
+        )
     return value

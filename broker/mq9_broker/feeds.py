@@ -41,6 +41,11 @@ class Feed(Protocol):
 
 def frame(subscription: Subscription, form: bytes, bare: bool, msg_id: int, value: bytes, deliveries: int = 0) -> bytes:
     """The MSG or HMSG of an encoded message. `form` is the subscriber's subject without the priority word."""
+    if subscription.session.headers and not deliveries and value[9:27] == keys.PLAIN:
+        # nothing but a priority and a payload: no need to take it apart
+        word, head = _PLAIN[value[0]]
+        lines = head % (msg_id, keys.created_of(value))
+        return wire.headed_message(form if bare else form + word, subscription.sid, b"", lines, value[27:])
     message = keys.decode_message(value)
     word = WORDS[message.code].encode()
     subject = form if bare else form + b"." + word
@@ -62,6 +67,12 @@ def frame(subscription: Subscription, form: bytes, bare: bool, msg_id: int, valu
     if deliveries:
         lines += b"mq9-deliveries: %d\r\n" % deliveries
     return wire.headed_message(subject, subscription.sid, message.reply, lines + b"\r\n", message.payload)
+
+
+_PLAIN = tuple(
+    (b"." + word, headers.FIRST_LINE + b"mq9-msg-id: %d\r\nmq9-priority: " + word + b"\r\nmq9-time: %d\r\n\r\n")
+    for word in map(str.encode, WORDS)
+)
 
 
 class MailboxFeed:

@@ -45,6 +45,8 @@ _U64 = struct.Struct(">Q")
 _COUNTERS = struct.Struct(">15Q")
 _HEAD = struct.Struct(">BQQHHHI")
 _NO_HOPS = 0xFFFF
+#: Bytes 9 to 26 of an encoded message that has nothing but a priority and a payload: no expiry, no hops, no lengths.
+PLAIN = struct.pack(">QHHHI", 0, _NO_HOPS, 0, 0, 0)
 _LATEST = struct.Struct(">BQ")
 
 

@@ -12,6 +12,7 @@ PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 
 _VERBS = (b"PUB", b"HPUB", b"SUB", b"UNSUB", b"PING", b"PONG", b"CONNECT", b"INFO", b"+OK", b"-ERR")
+_P = ord("P")
 _LONGEST_VERB = max(map(len, _VERBS))
 
 
@@ -64,6 +65,16 @@ class Parser:
             if eol < 0:
                 self._keep_line(data[pos:])
                 return
+            if eol - pos <= limit:
+                # the common frame, when it is whole; everything else goes the long way below
+                args = data[pos:eol].split()
+                if 3 <= len(args) <= 4 and args[0] == b"PUB" and args[-1].isdigit() and data[pos] == _P:
+                    start = eol + 1
+                    stop = start + int(args[-1])
+                    if stop - start <= self._payload_limit and data[stop : stop + 2] == b"\r\n":
+                        publish(args[1], args[2] if len(args) == 4 else b"", b"", data[start:stop])
+                        pos = stop + 2
+                        continue
             head = data[pos : pos + 5]
             headed = head == b"HPUB "
             if headed or head[:4] == b"PUB ":

