@@ -1,0 +1,118 @@
+"""`mq9-mcp`: the MCP server on stdio, or over HTTP, and the demonstration."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+DEFAULT_PORT = 8009
+EXAMPLES = """\
+examples:
+  claude mcp add mq9 -- mq9-mcp         for Claude Code, which starts it when it needs it
+  codex mcp add mq9 -- mq9-mcp          for Codex
+  mq9-mcp demo                          what it does, shown in a few seconds
+  mq9-mcp --http --port 8009            for clients that speak streamable HTTP, at http://127.0.0.1:8009/mcp
+
+environment:
+  MQ9_URL         the broker, like nats://127.0.0.1:4222 (default: this machine's, started when there is none)
+  MQ9_DATA_DIR    where the broker keeps its data, and where agent sessions and their mailboxes are remembered
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs until the client leaves or the process is told to stop. Exit codes: 0 done, 2 cannot run like this."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["demo"]:
+        from mq9_mcp import demo
+
+        return demo.main(arguments[1:])
+    options = _parser().parse_args(arguments)
+    if options.version:
+        from importlib.metadata import version
+
+        print(f"mq9-mcp {version('mq9-mcp')}")
+        return 0
+    return _serve_http(options) if options.http else _serve_stdio(options)
+
+
+def _serve_stdio(options: argparse.Namespace) -> int:
+    if options.host is not None or options.port is not None:
+        print("mq9-mcp: --host and --port go with --http: add it, or leave them out", file=sys.stderr)
+        return 2
+    if sys.stdin.isatty():
+        print(
+            "mq9-mcp speaks MCP on stdin and stdout, to a program that starts it: see `mq9-mcp --help` for how to add "
+            "it to an agent, `mq9-mcp demo` for what it does. Ctrl-D ends it.",
+            file=sys.stderr,
+        )
+    # The thread that reads stdin cannot be interrupted: without this, Ctrl-C would wait for the client to leave.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from mq9_mcp import server
+
+    server.serve_stdio(options.url)
+    return 0
+
+
+def _serve_http(options: argparse.Namespace) -> int:
+    host = options.host or "127.0.0.1"
+    port = DEFAULT_PORT if options.port is None else options.port
+    if not _is_loopback(host):
+        print(
+            f"mq9-mcp: warning: there is no authentication. Whoever reaches {host}:{port} can make mailboxes, and use "
+            f"each one whose name or address they know. Put a proxy before it that asks who it is, or drop --host.",
+            file=sys.stderr,
+        )
+    from mq9_mcp import server
+
+    try:
+        server.serve_http(options.url, host, port)
+    except KeyboardInterrupt:
+        return 0
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
+        print(
+            f"mq9-mcp: cannot listen on {host}:{port} ({reason}): choose another with --port or --host",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number up to 65535, 0 for any free one")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mq9-mcp",
+        description="The MCP server of mq9: mailboxes for AI agents. Without options it serves one client on stdin and "
+        "stdout. `mq9-mcp demo` shows what it does.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    parser.add_argument("--url", default=None, metavar="URL", help="the broker to use, instead of MQ9_URL")
+    parser.add_argument("--http", action="store_true", help="serve streamable HTTP instead of stdio")
+    parser.add_argument("--host", default=None, help="with --http: the address to listen on (default 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=_port, default=None, help=f"with --http: the port to listen on (default {DEFAULT_PORT}; 0: any)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

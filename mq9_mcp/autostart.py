@@ -1,0 +1,253 @@
+"""Finds the mq9 broker of this machine, or starts one that outlives whoever asked.
+
+The broker's data directory is the meeting point: the broker writes its port there, whoever starts one holds a lock
+there, and its log is there. Nothing here is heavy to import: looking costs about a millisecond.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mq9_mcp.errors import BrokerUnavailable
+
+IDLE_EXIT = 900  # seconds without a connection after which a broker that was started from here ends itself
+INFO_WITHIN = 2.0  # seconds to wait for a greeting from whatever listens on the port
+START_WITHIN = 15.0  # seconds a broker has from being started to answering
+RESPAWN_EVERY = 0.3  # seconds between two attempts while another broker still has the folder
+FOLDER_IN_USE = 3  # the broker's exit code for that
+LOG_LIMIT = 1 << 20  # bytes: a log above this is started over
+
+
+def data_dir() -> Path:
+    """$MQ9_DATA_DIR, else the user's data directory for mq9."""
+    chosen = os.environ.get("MQ9_DATA_DIR")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("mq9", appauthor=False))
+
+
+def shown(url: str) -> str:
+    """`url` without the user and password it may hold."""
+    scheme, at, rest = url.partition("://")
+    return f"{scheme}{at}{rest.rpartition('@')[2]}" if at else url.rpartition("@")[2]
+
+
+def version_at(url: str) -> str:
+    """The version of the mq9 broker at `url`. Raises BrokerUnavailable when none is there, with what is wrong."""
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        host, port = parts.hostname, parts.port or 4222
+    except ValueError:
+        host = None
+    if not host:
+        raise BrokerUnavailable(f"{shown(url)!r} is no broker address: write it like nats://127.0.0.1:4222")
+    try:
+        info = greeting(host, port)
+    except OSError as error:
+        raise BrokerUnavailable(
+            f"no broker answers at {shown(url)} ({error.strerror or error or type(error).__name__}): "
+            f"start one with `mq9 broker`, or correct MQ9_URL or --url"
+        ) from None
+    if "mq9" not in info:
+        raise BrokerUnavailable(
+            f"what listens at {shown(url)} is no mq9 broker: correct MQ9_URL or --url, or start one with `mq9 broker`"
+        )
+    return str(info["mq9"])
+
+
+def greeting(host: str, port: int) -> dict[str, object]:
+    """The INFO that a NATS server sends first; empty when something else listens. Raises OSError when nothing does."""
+    data = b""
+    with socket.create_connection((host, port), timeout=INFO_WITHIN) as sock:
+        while b"\n" not in data and len(data) < 1 << 16:
+            try:
+                chunk = sock.recv(8192)
+            except TimeoutError:
+                break
+            if not chunk:
+                break
+            data += chunk
+    if not data.startswith(b"INFO "):
+        return {}
+    try:
+        info = json.loads(data[5 : data.find(b"\n")])
+    except ValueError:
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
+def located(directory: Path) -> str | None:
+    """Where the broker that holds this data directory says it listens, or None. Asks nobody: files only.
+
+    The file of a broker that was killed stays, and its port may be another broker's by now, of other people: mail must
+    not go there. So the file counts only while a broker holds the folder's lock.
+    """
+    try:
+        text = (directory / "port").read_text("ascii").strip()
+        host, _, port = text.rpartition(":")
+        host, number = host.strip("[]") or "127.0.0.1", int(port)
+    except (OSError, ValueError):
+        return None
+    if not 0 < number < 65536 or not _held(directory / "lock"):
+        return None
+    return f"nats://[{host}]:{number}" if ":" in host else f"nats://{host}:{number}"
+
+
+def find(directory: Path | None = None) -> str | None:
+    """The URL of the running broker whose data directory this is, or None."""
+    url = located(directory or data_dir())
+    try:
+        return url if url and version_at(url) else None
+    except BrokerUnavailable:
+        return None
+
+
+def find_or_start(directory: Path | None = None) -> str:
+    """The URL of this machine's broker, started if there was none. Safe to call from any number of processes at once:
+    one of them starts the broker, all get its URL. Raises BrokerUnavailable with the end of its log when it cannot."""
+    directory = directory or data_dir()
+    url = find(directory)
+    if url:
+        return url
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deadline = time.monotonic() + START_WITHIN
+        with _start_lock(directory / "start.lock", deadline) as locked:
+            url = find(directory)
+            if url:
+                return url
+            if not locked:
+                raise BrokerUnavailable(
+                    f"another process has been starting a broker in {directory} for {START_WITHIN:.0f} s: "
+                    f"see {directory / 'broker.log'}, or start it yourself with `mq9 broker`"
+                )
+            return _start(directory, deadline)
+    except OSError as error:
+        raise BrokerUnavailable(
+            f"no broker is running, and none can be started in {directory} ({error.strerror or error}): "
+            f"make the folder writable, or name another with MQ9_DATA_DIR"
+        ) from None
+
+
+def _start(directory: Path, deadline: float) -> str:
+    log_path = directory / "broker.log"
+    if log_path.exists() and log_path.stat().st_size > LOG_LIMIT:
+        log_path.unlink()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        begin = os.fstat(log).st_size
+        child = _spawn(directory, log)
+        while time.monotonic() < deadline:
+            url = find(directory)
+            if url:
+                return url
+            if child.poll() == FOLDER_IN_USE:
+                # By a broker that is about to listen, or about to end.
+                time.sleep(RESPAWN_EVERY)
+                child = _spawn(directory, log)
+            elif child.returncode is not None:
+                raise BrokerUnavailable(f"the broker ended with code {child.returncode}{_last_lines(log_path, begin)}")
+            time.sleep(0.01)
+        raise BrokerUnavailable(f"the broker did not answer within {START_WITHIN:.0f} s{_last_lines(log_path, begin)}")
+    finally:
+        os.close(log)
+
+
+def _spawn(directory: Path, log: int) -> subprocess.Popen[bytes]:
+    child = subprocess.Popen(
+        _command(directory),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd=directory,  # keeps no folder of the agent's busy, and finds no module in it
+        start_new_session=True,
+        creationflags=DETACHED,
+    )
+    # Whoever starts a broker may live long after it: without this the ended broker would stay as a zombie.
+    threading.Thread(target=child.wait, name="mq9-broker-reaper", daemon=True).start()
+    return child
+
+
+def _command(directory: Path) -> list[str]:
+    idle = os.environ.get("MQ9_IDLE_EXIT") or str(IDLE_EXIT)
+    if not idle.isdecimal():
+        raise BrokerUnavailable(f"MQ9_IDLE_EXIT is {idle!r}: give whole seconds, or remove it")
+    return [sys.executable, "-m", "mq9_broker", "--data-dir", str(directory), "--idle-exit", idle]
+
+
+def _last_lines(log_path: Path, begin: int) -> str:
+    """The end of what this start wrote, on one line, and where all of it is."""
+    with log_path.open("rb") as log:
+        log.seek(begin)
+        lines = log.read(1 << 16).decode("utf-8", "replace").strip().splitlines()[-3:]
+    said = f": {' | '.join(line.strip()[:200] for line in lines)}" if lines else ""
+    return f"{said} (all of it in {log_path})"
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    DETACHED = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+
+    def _try_lock(file: int, *, shared: bool = False) -> bool:
+        """Raises OSError, too, where there are no locks."""
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    DETACHED = 0  # a new session does it
+
+    def _try_lock(file: int, *, shared: bool = False) -> bool:
+        """Raises OSError where there are no locks, on some network file systems."""
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _held(lock: Path) -> bool:
+    """Whether a process holds `lock`. Shared, so that those who look do not take each other for the holder."""
+    try:
+        file = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # not ours to look at
+    try:
+        return not _try_lock(file, shared=True)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _start_lock(path: Path, deadline: float) -> Iterator[bool]:
+    """Holds the lock that only one starter has; False when it was not to be had in time. It dies with its holder."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        locked = _try_lock(file)
+        while not locked and time.monotonic() < deadline:
+            time.sleep(0.01)
+            locked = _try_lock(file)
+        yield locked
+    finally:
+        os.close(file)

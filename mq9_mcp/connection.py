@@ -1,0 +1,264 @@
+"""One NATS connection that outlives its broker: finds it, checks it, asks it, and finds it again after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nats.errors
+from nats.aio.client import Client, Server
+
+from mq9_mcp import autostart
+from mq9_mcp.errors import BrokerUnavailable, Interrupted, MailboxError
+
+ANSWER_WITHIN = 10.0  # seconds a broker has to answer, beyond what a long poll asked for
+RECONNECT_WITHIN = 10.0  # seconds a request waits for a broker that went away
+RESTART_GRACE = 1.0  # seconds a lost broker has to come back by itself before another is started
+GREETING_WITHIN = 2.0  # seconds a server has to say that it is one
+RETRY_EVERY = 0.1  # seconds between two attempts to reconnect
+ATTEMPTS = 3  # how often a request that may be repeated is sent, when connections break under it
+
+BAD_ADDRESS = "the address holds characters that no address has: check it"
+
+log = logging.getLogger("mq9.client")
+
+T = TypeVar("T")
+Listener = Callable[[Exception | None], None]
+
+
+class Connection:
+    """A nats-py client and what it takes to keep it useful.
+
+    `home` is the data directory whose broker this is, wherever it listens; None when there is nothing but the `url`.
+    `listeners` are called with None when the connection is lost, and with the error when the broker sent an `-ERR`.
+    """
+
+    def __init__(self, url: str, *, home: Path | None, name: str) -> None:
+        self.url = url
+        self.nats = Client()
+        self.listeners: set[Listener] = set()
+        self._home = home
+        self._name = name
+        self._closed = False
+        self._online = asyncio.Event()
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lost_at = 0.0
+        self._mending: asyncio.Task[None] | None = None
+
+    @property
+    def online(self) -> bool:
+        """Whether there is a connection at this moment."""
+        return self._online.is_set()
+
+    async def open(self) -> None:
+        """Connects for the first time. Raises BrokerUnavailable at once when nothing at `url` is an mq9 broker."""
+        await asyncio.to_thread(autostart.version_at, self.url)
+        await self._dial()
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = ANSWER_WITHIN,
+        attempts: int = ATTEMPTS,
+    ) -> dict[str, Any]:
+        """The broker's JSON reply, whatever it says. `attempts` above 1 only for what may safely be done twice."""
+        while True:
+            await self.ready()
+            attempts -= 1
+            try:
+                return await self._ask(subject, payload, headers, timeout)
+            except Interrupted:
+                if attempts < 1:
+                    raise
+
+    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Publishes and waits until the broker has seen it (and, in a mailbox, stored it)."""
+        await self.ready()
+        self._check_size(payload, headers)
+
+        async def through() -> None:
+            await self.nats.publish(subject, payload, headers=dict(headers) if headers else None)
+            await self.nats.flush(timeout=int(ANSWER_WITHIN))
+
+        try:
+            await self._unless_lost(through())
+        except nats.errors.BadSubjectError:
+            raise MailboxError(BAD_ADDRESS) from None
+        except nats.errors.Error as error:
+            raise Interrupted(self._interrupted()) from error
+
+    async def ready(self, *, patient: bool = False) -> None:
+        """Returns when there is a connection. Raises BrokerUnavailable after RECONNECT_WITHIN seconds without one, or,
+        `patient`, only when a broker cannot be started either."""
+        loop = asyncio.get_running_loop()
+        deadline = None if patient else loop.time() + RECONNECT_WITHIN
+        while not self._online.is_set():
+            if self._closed:
+                raise BrokerUnavailable("this client is closed: connect again")
+            rest = None if deadline is None else deadline - loop.time()
+            if rest is not None and rest <= 0:
+                raise BrokerUnavailable(
+                    f"the mq9 broker at {autostart.shown(self.url)} went away and did not come back within "
+                    f"{RECONNECT_WITHIN:.0f} s: start it again (`mq9 broker`), then repeat"
+                )
+            if self._mending is None or self._mending.done():
+                self._mending = asyncio.create_task(self._mend())
+            mending = self._mending  # shared by everyone who waits: one who gives up ends it for nobody
+            await asyncio.wait((mending,), timeout=rest)
+            if mending.done() and not mending.cancelled():
+                problem = mending.exception()
+                if problem is not None and not isinstance(problem, TimeoutError) and not self._online.is_set():
+                    raise problem
+
+    async def close(self) -> None:
+        """Closes the connection; what was leased to it goes back to its mailbox."""
+        self._closed = True
+        self._online.clear()
+        if self._mending is not None:
+            self._mending.cancel()
+        await self.nats.close()
+
+    async def _ask(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, timeout: float
+    ) -> dict[str, Any]:
+        self._check_size(payload, headers)
+        question = self.nats.request(subject, payload, timeout=timeout, headers=dict(headers) if headers else None)
+        try:
+            reply = json.loads((await self._unless_lost(question)).data)
+        except nats.errors.NoRespondersError:
+            raise BrokerUnavailable(
+                f"the server at {autostart.shown(self.url)} does not answer mailbox requests: it is no mq9 broker"
+            ) from None
+        except nats.errors.TimeoutError:
+            raise BrokerUnavailable(
+                f"the mq9 broker at {autostart.shown(self.url)} did not answer within {timeout:.0f} s: "
+                f"see `mq9 status`, then repeat"
+            ) from None
+        except nats.errors.BadSubjectError:
+            raise MailboxError(BAD_ADDRESS) from None
+        except nats.errors.Error as error:
+            raise Interrupted(self._interrupted()) from error
+        except ValueError:
+            raise BrokerUnavailable(
+                f"the server at {autostart.shown(self.url)} answered something that is not JSON: it is no mq9 broker"
+            ) from None
+        if not isinstance(reply, dict):
+            raise BrokerUnavailable(
+                f"the server at {autostart.shown(self.url)} is no mq9 broker: its answer is no object"
+            )
+        return reply
+
+    async def _unless_lost(self, doing: Coroutine[Any, Any, T]) -> T:
+        """Ends what waits on a connection when the connection does; nats-py would let it run into its timeout."""
+        task = asyncio.ensure_future(doing)
+        try:
+            await asyncio.wait((task, self._lost), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise Interrupted(self._interrupted())
+        finally:
+            task.cancel()
+
+    def _check_size(self, payload: bytes, headers: Mapping[str, str] | None) -> None:
+        """Checked here because a broker ends the connection of a client that sends too much."""
+        size = len(payload)
+        if headers:
+            size += 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+        if size > self.nats.max_payload:
+            raise MailboxError(
+                f"the message has {size} bytes, the broker takes at most {self.nats.max_payload}: "
+                f"send it in parts, or send where to find it"
+            )
+
+    async def _dial(self) -> None:
+        client = Client()
+        options: dict[str, Any] = {
+            "name": self._name,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_lost,
+            "reconnected_cb": self._on_connected,
+            "connect_timeout": GREETING_WITHIN,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": RETRY_EVERY,
+            "ping_interval": 20,
+            "reconnect_to_server_handler": None if self._home is None else self._whereabouts,
+        }
+        try:
+            async with asyncio.timeout(RECONNECT_WITHIN):
+                await client.connect([self.url], **options)
+        except (nats.errors.Error, OSError) as error:  # a timeout is one of them
+            await client.close()
+            raise BrokerUnavailable(
+                f"the mq9 broker at {autostart.shown(self.url)} did not take the connection "
+                f"({error or 'no answer in time'}): see `mq9 status`"
+            ) from None
+        except BaseException:
+            await client.close()
+            raise
+        self.nats = client
+        await self._on_connected()
+
+    async def _mend(self) -> None:
+        async with asyncio.timeout(RECONNECT_WITHIN):
+            if self._home is not None:
+                await self._revive(self._home)
+            if self.nats.is_closed:  # the broker ended the connection for a reason; nats-py gives up then
+                await self._dial()
+            await self._online.wait()
+
+    async def _revive(self, home: Path) -> None:
+        """Starts a broker in `home` if none comes back in time."""
+        grace = self._lost_at + RESTART_GRACE - asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(max(0.0, grace)):
+                await self._online.wait()
+        except TimeoutError:
+            url = await asyncio.to_thread(autostart.find_or_start, home)
+            if self.nats.is_closed:
+                self.url = url
+
+    def _whereabouts(self, servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:
+        """Asked by nats-py where to reconnect. It would go back to the old port, whoever has that now, and show them
+        the private addresses in our subscriptions; so it is sent to the broker of our folder, or nowhere yet."""
+        assert self._home is not None
+        url = autostart.located(self._home)
+        if url is None:
+            raise BrokerUnavailable("there is no broker yet")
+        if url != self.url:
+            self.nats.set_server_pool([url])
+            self.url = url
+            raise BrokerUnavailable("the broker has moved")
+        return servers[0], 0.0
+
+    async def _on_connected(self) -> None:
+        self._lost = asyncio.get_running_loop().create_future()
+        self._online.set()
+
+    async def _on_lost(self) -> None:
+        self._online.clear()
+        self._lost_at = asyncio.get_running_loop().time()
+        if not self._lost.done():
+            self._lost.set_result(None)
+        for listener in tuple(self.listeners):
+            listener(None)
+
+    async def _on_error(self, error: Exception) -> None:
+        # The text may hold a subject, and a subject may hold a private address: never log it.
+        log.debug("connection to %s: %s", autostart.shown(self.url), type(error).__name__)
+        for listener in tuple(self.listeners):
+            listener(error)
+        if not self.online and self._home is not None:
+            await asyncio.sleep(RETRY_EVERY)  # nats-py asks _whereabouts again at once
+
+    def _interrupted(self) -> str:
+        return (
+            f"the connection to the mq9 broker at {autostart.shown(self.url)} broke before it answered, so it may "
+            f"or may not have been done: check, then repeat"
+        )

@@ -1,0 +1,439 @@
+"""The client library against a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from nats.aio.client import Client
+from pydantic import BaseModel
+
+import mq9_mcp
+from e2e.harness import NOBODY, Broker, fresh_name
+from mq9_mcp.client import AsyncMailbox, BrokerUnavailable, MailboxError, MailboxNotFound, Message
+from mq9_mcp.connection import Connection
+from mq9_mcp.errors import mask
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def mq9(server: Broker) -> AsyncIterator[AsyncMailbox]:
+    async with await AsyncMailbox.connect(server.url) as client:
+        yield client
+
+
+def texts(messages: list[Message]) -> list[str]:
+    return [message.text for message in messages]
+
+
+async def test_the_package_gives_out_the_client() -> None:
+    assert mq9_mcp.AsyncMailbox is AsyncMailbox
+    assert mq9_mcp.MailboxError is MailboxError
+    with pytest.raises(AttributeError, match="no attribute 'Mailbox'"):
+        _ = mq9_mcp.Mailbox
+
+
+async def test_a_private_mailbox(mq9: AsyncMailbox) -> None:
+    made = await mq9.create(ttl=60)
+    assert made.mail_id.startswith("m-")
+    assert made.send_only.startswith("s-")
+    assert made.inbox == f"$mq9.AI.INBOX.{made.mail_id}"
+    assert (made.is_new, made.ttl, made.owner) == (True, 60, None)
+    assert made.expires_at is not None
+    assert abs(made.expires_at - time.time() - 60) < 5
+    assert made.mail_id not in repr(made)
+
+
+async def test_a_mailbox_that_never_expires(mq9: AsyncMailbox) -> None:
+    assert (await mq9.create(ttl=0)).expires_at is None
+
+
+async def test_a_public_mailbox_is_joined_by_the_second(mq9: AsyncMailbox) -> None:
+    name = fresh_name("public")
+    first = await mq9.create(name=name, public=True, desc="what it is for", ttl=60)
+    again = await mq9.create(name=name, public=True)
+    assert (first.mail_id, first.is_new) == (name, True)
+    assert first.owner is not None
+    assert (again.mail_id, again.is_new, again.owner) == (name, False, None)
+    (listed,) = (await mq9.list(name)).mailboxes
+    assert (listed.mail_id, listed.desc, listed.ttl) == (name, "what it is for", 60)
+    await mq9.drop(first.owner)
+    assert (await mq9.list(name)).mailboxes == []
+
+
+async def test_the_directory_is_read_page_by_page(mq9: AsyncMailbox) -> None:
+    prefix = fresh_name("pages")
+    for number in range(5):
+        await mq9.create(name=f"{prefix}.{number}", public=True)
+    found, after = [], None
+    while True:
+        page = await mq9.list(prefix, limit=2, after=after)
+        found += [listed.mail_id for listed in page.mailboxes]
+        after = page.next
+        if after is None:
+            break
+    assert found == [f"{prefix}.{number}" for number in range(5)]
+
+
+class Report(BaseModel):
+    done: bool
+    note: str
+
+
+@pytest.mark.parametrize(
+    ("payload", "stored"),
+    [
+        (b"\x00\xff bytes", b"\x00\xff bytes"),
+        ("text, naïve", "text, naïve".encode()),
+        ({"a": [1, "ü"]}, '{"a":[1,"ü"]}'.encode()),
+        ([1, None], b"[1,null]"),
+        (Report(done=True, note="x"), b'{"done":true,"note":"x"}'),
+        (b"", b""),
+    ],
+)
+async def test_payloads(mq9: AsyncMailbox, payload: bytes | str | dict[str, object] | BaseModel, stored: bytes) -> None:
+    made = await mq9.create()
+    sent = await mq9.send(made.send_only, payload)
+    assert (sent.msg_id, sent.duplicate) == (1, False)
+    (message,) = (await mq9.fetch(made.mail_id)).messages
+    assert message.payload == stored
+    assert abs(message.create_time - time.time()) < 5
+
+
+async def test_what_a_message_carries(mq9: AsyncMailbox) -> None:
+    me, you = await mq9.create(), await mq9.create()
+    await mq9.send(
+        you.send_only,
+        {"n": 1},
+        priority="urgent",
+        sender=me.mail_id,
+        reply_to=me.send_only,
+        ttl=60,
+        headers={"Trace": "añb"},
+    )
+    fetched = (await mq9.fetch(you.mail_id)).messages
+    queried = (await mq9.query(you.mail_id)).messages
+    live = mq9.messages(you.mail_id)
+    pushed = await anext(live)
+    await live.aclose()
+    for message in (*fetched, *queried, pushed):
+        assert (message.msg_id, message.priority, message.json()) == (1, "urgent", {"n": 1})
+        assert (message.sender, message.reply_to) == (me.send_only, me.send_only)
+        assert message.headers["Trace"] == "añb"
+        assert me.mail_id not in repr(message)
+    assert len(fetched) == len(queried) == 1
+
+
+async def test_a_reply_subject_of_a_plain_client_is_an_address_too(mq9: AsyncMailbox) -> None:
+    me, you = await mq9.create(), await mq9.create()
+    await mq9.nats.publish(you.inbox, b"question", reply=f"$mq9.AI.MAILBOX.{me.send_only}.high")
+    await mq9.nats.flush()
+    live = mq9.messages(you.mail_id)
+    assert (await anext(live)).reply_to == me.send_only
+    await live.aclose()
+
+
+async def test_an_answer_goes_to_the_subject_that_was_given(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    await mq9.send(made.inbox, "by its subject")
+    await mq9.send(f"$mq9.AI.MAILBOX.{made.send_only}.low", "by another, whose priority is not the address's")
+    assert texts((await mq9.fetch(made.inbox)).messages)[0] == "by its subject"
+
+
+async def test_a_repeated_id_is_stored_once(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    first = await mq9.send(made.send_only, "x", dedup_id="same")
+    again = await mq9.send(made.send_only, "x", dedup_id="same")
+    assert (again.msg_id, again.duplicate) == (first.msg_id, True)
+    assert (await mq9.query(made.mail_id)).unread == 1
+
+
+async def test_a_delayed_message_has_no_id_yet(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    assert (await mq9.send(made.send_only, "later", delay=3600)).msg_id == -1
+    assert (await mq9.query(made.mail_id)).unread == 0
+
+
+async def test_a_group_reads_each_message_once(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    for body in ("1", "2", "3"):
+        await mq9.send(made.send_only, body)
+    first = await mq9.fetch(made.mail_id, group="g", limit=2)
+    assert (texts(first.messages), first.more) == (["1", "2"], True)
+    assert texts((await mq9.fetch(made.mail_id, group="g")).messages) == ["3"]
+    await mq9.ack(made.mail_id, "g", [1, 2, 3])
+    assert (await mq9.fetch(made.mail_id, group="g")).messages == []
+    assert len((await mq9.fetch(made.mail_id)).messages) == 3
+
+
+async def test_a_member_gets_again_what_it_did_not_acknowledge(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    for body in ("1", "2"):
+        await mq9.send(made.send_only, body)
+    for _ in range(2):
+        assert texts((await mq9.fetch(made.mail_id, group="g", member="a", limit=1)).messages) == ["1"]
+    assert texts((await mq9.fetch(made.mail_id, group="g", member="a", limit=1, ack=[1])).messages) == ["2"]
+
+
+async def test_where_a_read_starts(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    for body in ("1", "2", "3"):
+        await mq9.send(made.send_only, body)
+    assert texts((await mq9.fetch(made.mail_id, from_id=2)).messages) == ["2", "3"]
+    assert (await mq9.fetch(made.mail_id, group="late", deliver="latest")).messages == []
+
+
+async def test_a_long_poll_ends_with_the_message_or_the_time(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    begun = time.monotonic()
+    poll = asyncio.create_task(mq9.fetch(made.mail_id, wait=20))
+    await mq9.send(made.send_only, "here")
+    assert texts((await poll).messages) == ["here"]
+    assert time.monotonic() - begun < 5
+    empty = await mq9.create()
+    assert (await mq9.fetch(empty.mail_id, wait=0.2)).messages == []
+
+
+async def test_a_wait_longer_than_a_broker_waits(mq9: AsyncMailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mq9_mcp.client.LONGEST_POLL", 0.05)
+    made = await mq9.create()
+    begun = time.monotonic()
+    assert (await mq9.fetch(made.mail_id, wait=0.3)).messages == []
+    assert 0.29 < time.monotonic() - begun < 5
+    poll = asyncio.create_task(mq9.fetch(made.mail_id, wait=20))
+    await asyncio.sleep(0.2)
+    await mq9.send(made.send_only, "here")
+    assert texts((await poll).messages) == ["here"]
+
+
+async def test_a_query_goes_on_where_it_stopped(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    for number in range(5):
+        await mq9.send(made.send_only, str(number))
+    page = await mq9.query(made.mail_id, limit=2, group="g")
+    assert (texts(page.messages), page.unread) == (["0", "1"], 5)
+    assert page.waiting is not None
+    assert page.waiting["normal"] == 5
+    rest = await mq9.query(made.mail_id, after=page.next)
+    assert texts(rest.messages) == ["2", "3", "4"]
+    assert (await mq9.query(made.mail_id, since=int(time.time()) + 60)).messages == []
+
+
+async def test_delete_renew_and_drop(mq9: AsyncMailbox) -> None:
+    made = await mq9.create(ttl=60)
+    await mq9.send(made.send_only, "1")
+    await mq9.send(made.send_only, "2")
+    await mq9.delete(made.mail_id, 1)
+    assert texts((await mq9.query(made.mail_id)).messages) == ["2"]
+    await mq9.renew(made.mail_id, 3600)
+    await mq9.drop(made.mail_id)
+    with pytest.raises(MailboxNotFound):
+        await mq9.query(made.mail_id)
+
+
+async def test_a_broadcast_reaches_who_listens(mq9: AsyncMailbox) -> None:
+    event = fresh_name("pipeline")
+    heard = await mq9.nats.subscribe(f"$mq9.AI.BROADCAST.{event}.*")
+    await mq9.nats.flush()
+    await mq9.broadcast(f"{event}.done", {"ok": True}, headers={"Trace": "1"})
+    message = await heard.next_msg(timeout=5)
+    assert json.loads(message.data) == {"ok": True}
+    assert message.headers == {"Trace": "1"}
+
+
+@pytest.mark.parametrize("event", ["one", "a.*", "a.>", "a..b", ".a", "a b.c", "", "a.b\r\nPUB x 1"])
+async def test_a_broadcast_needs_an_event(mq9: AsyncMailbox, event: str) -> None:
+    with pytest.raises(MailboxError, match="no broadcast event"):
+        await mq9.broadcast(event, "x")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda mq9: mq9.send(NOBODY, "x"),
+        lambda mq9: mq9.fetch(NOBODY),
+        lambda mq9: mq9.fetch(NOBODY, group="g", wait=5),
+        lambda mq9: mq9.ack(NOBODY, "g", [1]),
+        lambda mq9: mq9.query(NOBODY),
+        lambda mq9: mq9.delete(NOBODY, 1),
+        lambda mq9: mq9.renew(NOBODY, 60),
+        lambda mq9: mq9.drop(NOBODY),
+        lambda mq9: anext(mq9.messages(NOBODY)),
+        lambda mq9: anext(mq9.messages(NOBODY, group="g")),
+    ],
+)
+async def test_a_mailbox_that_does_not_exist(
+    mq9: AsyncMailbox, call: Callable[[AsyncMailbox], Awaitable[object]]
+) -> None:
+    with pytest.raises(MailboxNotFound) as caught:
+        await call(mq9)
+    assert caught.value.address == NOBODY
+    assert NOBODY not in str(caught.value)
+    assert "create it" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "Name", "a b", "a..b", ".a", "a.", "-a", "reports.high", "*", "a.>", "a" * 129, "a\r\nPUB b 0", "$mq9.AI.X.y"],
+)
+async def test_what_is_no_address_is_not_sent(mq9: AsyncMailbox, address: str) -> None:
+    for call in (mq9.send(address, "x"), mq9.fetch(address), mq9.drop(address), mq9.query(address)):
+        with pytest.raises(MailboxError, match="is no mailbox address"):
+            await call
+
+
+async def test_a_refusal_keeps_the_brokers_reason(mq9: AsyncMailbox) -> None:
+    name = fresh_name("owned")
+    await mq9.create(name=name, public=True)
+    with pytest.raises(MailboxError, match="only the owner may"):
+        await mq9.drop(name)
+    made = await mq9.create()
+    with pytest.raises(MailboxError, match="whenever"):
+        await mq9.send(made.send_only, "x", priority="whenever")
+
+
+async def test_what_cannot_be_sent_as_it_is(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    with pytest.raises(MailboxError, match="more than one line"):
+        await mq9.send(made.send_only, "x", headers={"A": "b\r\nmq9-ttl: 1"})
+    with pytest.raises(MailboxError, match="header name"):
+        await mq9.send(made.send_only, "x", headers={"A: b": "c"})
+    with pytest.raises(MailboxError, match="JSON"):
+        await mq9.send(made.send_only, {"a": object()})
+    with pytest.raises(MailboxError, match="UTF-8"):
+        await mq9.send(made.send_only, "\ud800")
+    with pytest.raises(MailboxError, match=r"has 1048\d+ bytes, the broker takes at most 1048576"):
+        await mq9.send(made.send_only, b"x" * (1 << 20))
+    assert (await mq9.query(made.mail_id)).unread == 0
+
+
+async def test_private_addresses_are_shortened() -> None:
+    assert mask(f"mailbox {NOBODY} and $mq9.AI.INBOX.{NOBODY}.low") == "mailbox m-aaaa… and $mq9.AI.INBOX.m-aaaa….low"
+    assert mask("m-nothing s-" + "a" * 26) == "m-nothing s-" + "a" * 26
+
+
+async def test_a_server_that_is_no_mq9_broker() -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576}\r\n')
+        await reader.read()
+        writer.close()
+
+    plain = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with plain:
+        port = plain.sockets[0].getsockname()[1]
+        with pytest.raises(BrokerUnavailable, match=f"127.0.0.1:{port} is no mq9 broker"):
+            await AsyncMailbox.connect(f"nats://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("url", ["nats://:4222", "nats://h:port", "nats://[::1"])
+async def test_an_url_that_is_none(url: str) -> None:
+    with pytest.raises(BrokerUnavailable, match="no broker address"):
+        await AsyncMailbox.connect(url)
+
+
+async def test_nobody_listens() -> None:
+    with pytest.raises(BrokerUnavailable, match=r"no broker answers at nats://127.0.0.1:1 .*`mq9 broker`") as caught:
+        await AsyncMailbox.connect("nats://user:secret@127.0.0.1:1")
+    assert "secret" not in str(caught.value)
+
+
+async def test_the_environment_names_the_broker(server: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MQ9_URL", server.url)
+    async with await AsyncMailbox.connect() as client:
+        assert client.url == server.url
+        assert (await client.create()).is_new
+
+
+async def test_a_closed_client_says_so(server: Broker) -> None:
+    client = await AsyncMailbox.connect(server.url)
+    await client.close()
+    with pytest.raises(BrokerUnavailable, match="this client is closed"):
+        await client.create()
+
+
+async def test_a_cancelled_request_leaves_the_connection_alone(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    poll = asyncio.create_task(mq9.fetch(made.mail_id, wait=30))
+    await asyncio.sleep(0.05)
+    poll.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await poll
+    assert (await mq9.send(made.send_only, "x")).msg_id == 1
+
+
+async def test_a_hundred_requests_at_once(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    sent = await asyncio.gather(*(mq9.send(made.send_only, str(number)) for number in range(100)))
+    assert sorted(one.msg_id for one in sent) == list(range(1, 101))
+
+
+async def test_a_request_waits_for_a_broker_that_restarts(broker: Broker) -> None:
+    async with await AsyncMailbox.connect(broker.url) as client:
+        made = await client.create()
+        port = broker.port
+        broker.kill()
+        sending = asyncio.create_task(client.send(made.send_only, "meanwhile"))
+        again = Broker(broker.data_dir, "--port", str(port))
+        try:
+            await asyncio.to_thread(again.start)
+            assert (await sending).msg_id == 1
+            assert (await client.query(made.mail_id)).unread == 1
+        finally:
+            again.kill()
+
+
+async def test_a_long_poll_survives_a_restart(broker: Broker) -> None:
+    async with await AsyncMailbox.connect(broker.url) as client:
+        made = await client.create()
+        poll = asyncio.create_task(client.fetch(made.mail_id, group="g", wait=20))
+        await client.query(made.mail_id)
+        again = Broker(broker.data_dir, "--port", str(broker.port))
+        broker.kill()
+        try:
+            await asyncio.to_thread(again.start)
+            await client.send(made.send_only, "after")
+            assert texts((await poll).messages) == ["after"]
+        finally:
+            again.kill()
+
+
+async def test_a_broker_that_stays_away(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mq9_mcp.connection.RECONNECT_WITHIN", 0.3)
+    async with await AsyncMailbox.connect(broker.url) as client:
+        broker.kill()
+        calls = [client.create() for _ in range(5)]
+        begun = time.monotonic()
+        problems = await asyncio.gather(*calls, return_exceptions=True)
+        assert time.monotonic() - begun < 2
+        for problem in problems:
+            assert isinstance(problem, BrokerUnavailable)
+            assert "`mq9 broker`" in str(problem)
+
+
+async def test_a_connection_that_the_broker_ended_is_made_anew(server: Broker) -> None:
+    link = Connection(server.url, home=None, name="test")
+    await link.open()
+    ended: Client = link.nats
+    await ended.close()  # what nats-py does when a server says that it is not wanted
+    assert (await link.request("$mq9.AI.MAILBOX.CREATE", b"{}"))["error"] == ""
+    assert link.nats is not ended
+    await link.close()
+
+
+async def test_closing_ends_what_waits(broker: Broker) -> None:
+    client = await AsyncMailbox.connect(broker.url)
+    made = await client.create()
+    poll = asyncio.create_task(client.fetch(made.mail_id, wait=60))
+    await client.query(made.mail_id)
+    broker.kill()
+    waiting = asyncio.create_task(client.create())
+    await asyncio.sleep(0.05)
+    await client.close()
+    for task in (poll, waiting):
+        async with asyncio.timeout(5):
+            with pytest.raises(BrokerUnavailable):
+                await task

@@ -1,0 +1,109 @@
+"""The demo: everything it says is true, it leaves nothing behind, and it fails when something is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mq9_mcp import demo
+
+DEMO = [sys.executable, "-c", "import sys; from mq9_mcp.demo import main; sys.exit(main([]))"]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """One in which everything temporary is in `folder`, and no broker of this machine is named."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MQ9_")}
+    return {**kept, "TMPDIR": str(folder), "MQ9_DATA_DIR": str(folder / "not-to-be-made")}
+
+
+def children_of(folder: Path) -> list[str]:
+    """The processes that know `folder` from their command, environment or working directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or entry.name == str(os.getpid()):
+            continue
+        try:
+            known = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in known:
+            found.append(known.replace(b"\0", b" ")[:100].decode("utf-8", "replace"))
+    return found
+
+
+def test_the_whole_story(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    done = subprocess.run(DEMO, capture_output=True, text=True, env=environment(tmp_path), timeout=60)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert time.monotonic() - begun < 10
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 160
+    assert sum(line.startswith("✓ ") for line in lines) == 8
+    for words in (
+        "critical → normal → low",
+        "nats-py",
+        "check_inbox",
+        "expired",
+        "check_inbox, create_mailbox, list_public, send",
+    ):
+        assert words in done.stdout, words
+    assert f"claude mcp add mq9 -- {demo.server_command()}" in done.stdout
+    assert f"codex mcp add mq9 -- {demo.server_command()}" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert children_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("moment", ["A broker runs", "three tasks"])
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, moment: str) -> None:
+    with subprocess.Popen(
+        DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path)
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if moment in line:
+                break
+        running.send_signal(signal.SIGINT)
+        _, complaint = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert complaint == "mq9-mcp demo: stopped; everything it had started is gone\n"
+    assert list(tmp_path.iterdir()) == []
+    assert children_of(tmp_path) == []
+
+
+def test_something_untrue_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(demo, "TASKS", tuple(reversed(demo.TASKS[:2])))
+    assert demo.main([]) == 1
+    assert "✗ " in capsys.readouterr().out.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broker_that_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert demo.main([]) == 1
+    assert "✗ the broker does not run: it said nothing" in capsys.readouterr().out
+
+
+def test_how_to_start_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path / "a venv"))
+    assert demo.server_command() == f"{sys.executable} -m mq9_mcp"
+    script = tmp_path / "a venv" / "mq9-mcp"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    assert demo.server_command() == f"'{script}'"
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert demo.server_command() == "mq9-mcp"
