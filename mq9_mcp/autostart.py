@@ -148,6 +148,7 @@ def _start(directory: Path, deadline: float) -> str:
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         begin = os.fstat(log).st_size
+        _forget_port(directory)
         child = _spawn(directory, log)
         while time.monotonic() < deadline:
             url = find(directory)
@@ -163,6 +164,21 @@ def _start(directory: Path, deadline: float) -> str:
         raise BrokerUnavailable(f"the broker did not answer within {START_WITHIN:.0f} s{_last_lines(log_path, begin)}")
     finally:
         os.close(log)
+
+
+def _forget_port(directory: Path) -> None:
+    """Removes what a killed broker left, which would count again as soon as another holds the folder."""
+    try:
+        lock = os.open(directory / "lock", os.O_RDWR)
+    except OSError:
+        return
+    try:
+        if _try_lock(lock):
+            (directory / "port").unlink(missing_ok=True)
+    except OSError:
+        pass  # no locks here: the file is as good or bad as before
+    finally:
+        os.close(lock)
 
 
 def _spawn(directory: Path, log: int) -> subprocess.Popen[bytes]:

@@ -48,6 +48,7 @@ class Connection:
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost_at = 0.0
         self._mending: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     @property
     def online(self) -> bool:
@@ -183,7 +184,7 @@ class Connection:
             "name": self._name,
             "error_cb": self._on_error,
             "disconnected_cb": self._on_lost,
-            "reconnected_cb": self._on_connected,
+            "reconnected_cb": self._on_reconnected,
             "connect_timeout": GREETING_WITHIN,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": RETRY_EVERY,
@@ -241,6 +242,12 @@ class Connection:
         self._lost = asyncio.get_running_loop().create_future()
         self._online.set()
 
+    async def _on_reconnected(self) -> None:
+        if self._home is None or autostart.located(self._home) == self.url:
+            await self._on_connected()
+        else:  # it went away while we came
+            self._leaving = asyncio.create_task(self.nats.force_reconnect())
+
     async def _on_lost(self) -> None:
         self._online.clear()
         self._lost_at = asyncio.get_running_loop().time()
@@ -248,6 +255,8 @@ class Connection:
             self._lost.set_result(None)
         for listener in tuple(self.listeners):
             listener(None)
+        if self._home is not None and not self._closed:
+            await asyncio.sleep(RETRY_EVERY)  # a dying broker's port can be free before its folder is
 
     async def _on_error(self, error: Exception) -> None:
         # The text may hold a subject, and a subject may hold a private address: never log it.

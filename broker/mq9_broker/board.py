@@ -15,7 +15,8 @@ _WITHOUT_MAILBOX = 3_600_000
 
 
 class Board:
-    """Declarations by `from`. Their order is kept in memory (at most MAX_SENDERS digests), their text in the store."""
+    """Declarations by `from`. Their order is kept in memory (at most MAX_SENDERS digests), their text in the store:
+    serial, end (the incarnation of the mailbox that `from` names, or a time in ms), that mailbox's address, payload."""
 
     def __init__(self, mailboxes: Mailboxes) -> None:
         self._mailboxes = mailboxes
@@ -51,11 +52,11 @@ class Board:
         order[digest] = None
         self._serial += 1
         found = self._mailboxes.find(kept, now)
-        until = 0 if found else now + _WITHOUT_MAILBOX
         mailbox = found.address.encode() if found else b""
+        until = found.incarnation if found else now + _WITHOUT_MAILBOX
         head = keys.u64(self._serial) + keys.u64(until) + bytes((len(mailbox),)) + mailbox
         self._place.put(keys.capability(digest), head + payload)
-        if until:
+        if not found:
             self._mailboxes.schedule.add(self._place, until, keys.DUE_CAPABILITY, digest)
 
     def remembered(self, after: bytes, upto: int, now: int) -> Iterator[tuple[bytes, bytes]]:
@@ -66,13 +67,18 @@ class Board:
                 continue
             until = keys.number(value[8:16])
             mailbox = value[17 : 17 + value[16]]
-            if until > now or (mailbox and self._mailboxes.find(mailbox.decode(), now) is not None):
+            if mailbox:
+                living = self._mailboxes.find(mailbox.decode(), now)
+                valid = living is not None and living.incarnation == until
+            else:
+                valid = until > now
+            if valid:
                 yield key, value[17 + value[16] :]
 
     def expired(self, digest: bytes, when: int) -> None:
         """An hour has passed since a declaration without a mailbox; a newer one has an entry of its own."""
         value = self._place.get(keys.capability(digest))
-        if value is not None and 0 < keys.number(value[8:16]) <= when:
+        if value is not None and not value[16] and keys.number(value[8:16]) <= when:
             self._place.delete(keys.capability(digest))
             self._known().pop(digest, None)
 

@@ -7,13 +7,13 @@ turn's writes gather behind it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from mq9_broker import wire
 from mq9_broker.clock import Clock
 from mq9_broker.errors import StoreError
-from mq9_broker.hub import Hub
+from mq9_broker.hub import Hub, Promise
 from mq9_broker.mailboxes import Mailbox
 from mq9_broker.model import Change
 from mq9_broker.session import Session
@@ -25,20 +25,26 @@ _log = logging.getLogger(__name__)
 MAX_GATHERING = 16_777_216
 
 Sealed = list[tuple[Mailbox, int, list[tuple[int, int, bytes]]]]
-Promises = list[tuple[list[bytes], int, Session, bytes, bytes]]
+Held = dict[Session, tuple[list[bytes], int]]
+
+_PROBE = b"!probe"
 
 
 class Turn:
-    """A turn whose batch is on its way: what becomes visible, and what is written, when it is kept."""
+    """A turn whose batch is on its way: what becomes visible, and what is written, when it is kept. `probe` says that
+    it tries whether a store that refused writes takes them again."""
 
-    __slots__ = ("changes", "ended", "held", "promises", "sealed")
+    __slots__ = ("changes", "ended", "held", "probe", "promises", "sealed")
 
-    def __init__(self, sealed: Sealed, changes: list[Change], ended: list[Mailbox], promises: Promises) -> None:
+    def __init__(
+        self, sealed: Sealed, changes: list[Change], ended: list[Mailbox], promises: list[Promise], probe: bool
+    ) -> None:
         self.sealed = sealed
         self.changes = changes
         self.ended = ended
         self.promises = promises
-        self.held: dict[Session, tuple[list[bytes], int]] = {}
+        self.probe = probe
+        self.held: Held = {}
 
 
 class Committer:
@@ -60,6 +66,7 @@ class Committer:
         self._call_soon = call_soon
         self._watch = watch
         self._scheduled = False
+        self._probing = False
         self._flying: Turn | None = None
         self._waiting: list[Callable[[], None]] = []
         self.after_turn: Callable[[], None] = lambda: None
@@ -83,7 +90,7 @@ class Committer:
         """A new event, which begins a turn or joins it; what is due by now happens before it. Gives the time."""
         hub = self._hub
         now = hub.now = self._clock.now()
-        if self._mailboxes.schedule.next <= now and not self.busy and not hub.refusing:
+        if self._sweep.due(now) and not self.busy and not hub.refusing:
             self._sweep.step(now)
         self.wake_up()
         return now
@@ -102,11 +109,11 @@ class Committer:
         if self._flying is not None:
             self._write_free(self._flying)
             return
-        if mailboxes.schedule.next <= hub.now and not hub.refusing and self._sweep.step(hub.now):
+        if self._sweep.due(hub.now) and not hub.refusing and self._sweep.step(hub.now):
             self.wake_up()
-        turn = Turn(mailboxes.seal(), mailboxes.changes, mailboxes.ended, hub.promises)
+        turn = Turn(mailboxes.seal(), mailboxes.changes, mailboxes.ended, hub.promises, self._probing)
         mailboxes.changes, mailboxes.ended, hub.promises = [], [], []
-        hub.taken = 0
+        hub.taken, self._probing = 0, False
         try:
             flight = self._commit()
         except StoreError as failed:
@@ -115,31 +122,17 @@ class Committer:
         if flight is None:
             self._release(turn)
         else:
-            for session in hub.touched:
-                turn.held[session] = self._put_aside(session)
+            # who published waits with its PONGs, even if nothing is to be said to it yet
+            turn.held = self._put_aside([*hub.touched, *(promise[3] for promise in turn.promises)])
             hub.touched = []
             self._flying = turn
             self._watch(flight, self._landed)
 
     def probe(self) -> None:
-        """Try whether a store that refused writes takes them again."""
-        if self._flying is not None:
-            return
-        place = self._mailboxes.disk
-        place.put(b"!probe", b"")
-        try:
-            flight = self._commit()
-        except StoreError as failed:
-            self._hub.refusing = str(failed)
-            place.landed()
-            return
-        if flight is not None:
-            self._watch(flight, lambda failed: place.landed())
-        _log.warning("the store takes writes again")
-        self._hub.refusing = ""
-        self._sweep.restart()
-        for mailbox in self._mailboxes.listening():
-            self._hub.stir(mailbox)
+        """Try with the next turn whether a store that refused writes takes them again."""
+        self._mailboxes.disk.put(_PROBE, b"")
+        self._probing = True
+        self.wake_up()
 
     def _commit(self) -> Awaitable[None] | None:
         flight = None
@@ -162,8 +155,12 @@ class Committer:
             return
         hub = self._hub
         # what the next turn caused stays back: it rests on writes that are not kept yet
-        later = {session: self._put_aside(session) for session in hub.touched}
+        later = self._put_aside(hub.touched)
         hub.touched = []
+        # (nor is a connection closed before its last word)
+        closing = [session for session in later if session.closing]
+        for session in closing:
+            session.closing = False
         for session, (out, late_pongs) in turn.held.items():
             session.out, session.late_pongs = out, late_pongs
             hub.touched.append(session)
@@ -175,11 +172,19 @@ class Committer:
             session.out = out
             session.late_pongs += late_pongs
             hub.touched.append(session)
+        for session in closing:
+            session.closing = True
         if hub.touched or any(place.batch for place in self._mailboxes.places):
             self.wake_up()
 
     def _release(self, turn: Turn) -> None:
         hub = self._hub
+        if turn.probe and hub.refusing:
+            _log.warning("the store takes writes again")
+            hub.refusing = ""
+            self._sweep.restart()
+            for mailbox in self._mailboxes.listening():
+                hub.stir(mailbox)
         hub.publish_turn(turn.sealed, turn.changes, turn.ended, hub.now)
         if hub.draining:
             hub.drain(hub.now)
@@ -199,8 +204,9 @@ class Committer:
             place.landed()
         hub.break_promises(turn.promises + hub.promises, hub.refusing)
         hub.promises = []
-        mailboxes.roll_back([mailbox for mailbox, _, _ in turn.sealed])
+        hub.look_again(mailboxes.roll_back([mailbox for mailbox, _, _ in turn.sealed]))
         self._sweep.restart()
+        hub.drain(hub.now)
         touched, hub.touched = hub.touched, []
         for session in touched:
             self._write(session)
@@ -218,9 +224,13 @@ class Committer:
         hub.touched = waiting
 
     @staticmethod
-    def _put_aside(session: Session) -> tuple[list[bytes], int]:
-        aside = session.out, session.late_pongs
-        session.out, session.late_pongs, session.pushed_to = [], 0, False
+    def _put_aside(sessions: Iterable[Session]) -> Held:
+        """What waits to be written to each of these (any of which may be named twice)."""
+        aside: Held = {}
+        for session in sessions:
+            if session not in aside:
+                aside[session] = session.out, session.late_pongs
+                session.out, session.late_pongs, session.pushed_to = [], 0, False
         return aside
 
     def _write(self, session: Session) -> None:
@@ -230,6 +240,8 @@ class Committer:
             session.late_pongs = 0
         session.pushed_to = False
         if not out:
+            if session.closing:
+                session.transport.close()
             return
         if session.unconfirmed:
             out.append(wire.PING)

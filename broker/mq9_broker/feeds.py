@@ -112,8 +112,9 @@ class MailboxFeed:
                         return False
                     if session.owed >= SLICE:
                         return True
-        self.live = True
-        return False
+        # what gathers behind a batch on its way may have come before this subscription: it is drained when it is kept
+        self.live = mailbox.visible == mailbox.last_id
+        return not self.live
 
     def push(self, fresh: list[tuple[int, int, bytes]]) -> None:
         """Write what was just committed: (tier, id, encoded), in order."""
@@ -210,8 +211,12 @@ class DirectoryFeed:
 
     def drain(self, now: int) -> bool:
         session = self.subscription.session
+        # what is only just being created is told when it is kept
+        created = {change.name for change in self._mailboxes.changes if change.event == "created"}
         for change in self._mailboxes.listed("", self._after, now):
             self._after = change.name
+            if change.name in created:
+                continue
             if self.push(change):
                 return False
             if session.owed >= SLICE:

@@ -214,7 +214,7 @@ class Group:
         """End the leases whose time is over; gives when the next one is, 0 when there is none."""
         for msg_id in [msg_id for msg_id, lease in self.leases.items() if lease.deadline <= now]:
             self.release(msg_id)
-        return min((lease.deadline for lease in self.leases.values()), default=0)
+        return min((lease.deadline for lease in self.leases.values() if lease.deadline < NEVER), default=0)
 
     # knowing
 

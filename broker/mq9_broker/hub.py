@@ -22,6 +22,9 @@ from mq9_broker.timers import Timers
 if TYPE_CHECKING:
     from mq9_broker.dialects.reading import Fetch
 
+#: What rests on the turn's writes: (output list, first and last place in it of the answer, session, subject, reply).
+Promise = tuple[list[bytes], int, int, "Session", bytes, bytes]
+
 _PREFIX = PREFIX.encode()
 _NO_RESPONDERS = b"NATS/1.0 503\r\n"
 
@@ -67,8 +70,7 @@ class Hub:
         #: the INFO fields for a client number
         self.describe: Callable[[int], dict[str, Any]] = lambda client_id: {"client_id": client_id}
         self.dialect: Dialect
-        #: (output list, place in it, session, subject, reply) of every answer that rests on the turn's writes
-        self.promises: list[tuple[list[bytes], int, Session, bytes, bytes]] = []
+        self.promises: list[Promise] = []
         self._tree: SubscriptionTree[Subscription] = SubscriptionTree()
         self._directory: dict[DirectoryFeed, None] = {}
         self._stirred: dict[Mailbox, None] = {}
@@ -96,7 +98,7 @@ class Hub:
         place = len(out)
         if answer is not None and reply:
             session.reply(reply, answer)
-        self.promises.append((out, place if len(out) > place else -1, session, subject, reply))
+        self.promises.append((out, place, len(out), session, subject, reply))
 
     def refuse(self, session: Session, subject: bytes, reply: bytes, text: str) -> None:
         """Tell the one who caused it: by the reply where there is one to answer, else by -ERR."""
@@ -236,7 +238,7 @@ class Hub:
         """Answer a FETCH when there is something for it, or at `until`."""
         fetch.timer = self.timers.at(until, lambda now: self._give_up(fetch, now))
         fetch.mailbox.waiters.append(fetch)
-        fetch.session.waiters.add(fetch)
+        fetch.session.waiters[fetch] = None
         self.wake_up()
 
     def stop_waiting(self, fetch: Fetch) -> None:
@@ -244,7 +246,7 @@ class Hub:
         if fetch.timer is not None:
             fetch.timer.cancel()
         fetch.mailbox.waiters.remove(fetch)
-        fetch.session.waiters.discard(fetch)
+        fetch.session.waiters.pop(fetch, None)
 
     def _give_up(self, fetch: Fetch, now: int) -> None:
         self.stop_waiting(fetch)
@@ -284,6 +286,9 @@ class Hub:
         for mailbox, newest, fresh in sealed:
             mailbox.visible = max(mailbox.visible, newest)
             if not fresh:
+                if mailbox.waiters or mailbox.groups:
+                    # what was taken away may have hidden what they wait for
+                    self._stirred[mailbox] = None
                 continue
             if len(fresh) > 1:
                 fresh.sort()
@@ -298,11 +303,7 @@ class Hub:
                     feed.push(fresh)
             self._stirred[mailbox] = None
         for mailbox in ended:
-            for feed in list(mailbox.watchers):
-                feed.end()
-            for waiter in list(mailbox.waiters):
-                self.stop_waiting(waiter)
-                waiter.session.reply(waiter.reply, error_reply(f"mailbox {waiter.shown} does not exist"))
+            self._end(mailbox)
         for change in changes:
             for directory in list(self._directory):
                 directory.push(change)
@@ -311,6 +312,24 @@ class Hub:
             for mailbox in stirred:
                 if not mailbox.ended:
                     self._serve(mailbox, now)
+
+    def look_again(self, mailboxes: list[Mailbox]) -> None:
+        """A commit failed: readers of these go on with what the store holds now, or end with what it does not."""
+        for mailbox in mailboxes:
+            if mailbox.ended:
+                self._end(mailbox)
+                continue
+            for feed in mailbox.watchers:
+                if not isinstance(feed, Member):
+                    feed.live = False
+                    self.draining[feed.subscription.session] = None
+
+    def _end(self, mailbox: Mailbox) -> None:
+        for feed in list(mailbox.watchers):
+            feed.end()
+        for waiter in list(mailbox.waiters):
+            self.stop_waiting(waiter)
+            waiter.session.reply(waiter.reply, error_reply(f"mailbox {waiter.shown} does not exist"))
 
     def _serve(self, mailbox: Mailbox, now: int) -> None:
         for group in list(mailbox.groups.values()):
@@ -369,18 +388,23 @@ class Hub:
             self.stir(group.mailbox)
         self.wake_up()
 
-    def break_promises(self, promises: list[tuple[list[bytes], int, Session, bytes, bytes]], reason: str) -> None:
-        """A commit failed: every answer that rested on it becomes an error."""
+    def break_promises(self, promises: list[Promise], reason: str) -> None:
+        """A commit failed: every answer that rested on it becomes an error, in its place."""
         text = f"the store cannot write: {reason}"
-        for out, place, session, subject, reply in promises:
-            failed: list[bytes] = []
-            kept, session.out = session.out, failed
+        failure = error_reply(text)
+        for out, start, stop, session, subject, reply in promises:
+            for place in range(start, stop):
+                _, answered, sid, _ = out[place].split(b" ", 3)
+                out[place] = wire.message(answered, sid, b"", failure)
+            if start < stop:
+                continue
+            for waiter in reversed(session.waiters):
+                if waiter.reply == reply:
+                    self.stop_waiting(waiter)
+                    break
+            kept, session.out = session.out, out
             self.refuse(session, subject, reply, text)
             session.out = kept
-            if place >= 0:
-                out[place] = b"".join(failed)
-            else:
-                out.extend(failed)
 
 
 def covers_broadcasts(pattern: bytes) -> bool:

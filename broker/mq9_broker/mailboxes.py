@@ -23,11 +23,13 @@ class Mailbox:
     """One mailbox in use. The first block is its stored record, the second its stored counters, the third in memory.
 
     `expires` in ms. `tails[t]` is the newest id given out in a tier, `heads[t]` no later than the first live one,
-    `counts[t]` how many are stored. `visible` is the newest id that is committed: pushes stop there.
+    `counts[t]` how many are stored; `counted` says whether these counters are. `visible` is the newest id that is
+    committed: pushes stop there.
     """
 
     __slots__ = (
         "address",
+        "counted",
         "counts",
         "created",
         "dirty",
@@ -77,6 +79,7 @@ class Mailbox:
         self.counts = [0, 0, 0, 0]
         self.group_count = 0
         self.last_serial = 0
+        self.counted = False
 
         self.pending = pending
         self.prefixes = tuple(keys.messages(incarnation, tier) for tier in TIERS)
@@ -103,7 +106,7 @@ class Mailbox:
     @property
     def used(self) -> bool:
         """Whether anything was ever stored in it: else there is nothing to write and nothing to purge."""
-        return bool(self.last_id or self.group_count or self.last_serial)
+        return bool(self.last_id or self.group_count or self.last_serial or self.counted)
 
     @property
     def listening(self) -> bool:
@@ -119,6 +122,7 @@ class Mailbox:
 
     def load_counters(self, value: bytes | None) -> None:
         counters = keys.decode_counters(value) if value else (0,) * 15
+        self.counted = value is not None
         self.last_id = self.visible = counters[0]
         self.tails = list(counters[1:5])
         self.heads = list(counters[5:9])
@@ -142,8 +146,10 @@ class Mailboxes:
         self.schedule = Schedule(self.places)
         self.limits = limits
         self._random = random
+        #: where the records of ended mailboxes begin that still have to go, and whether there are any
+        self.remains = dict.fromkeys(self.places, keys.purge(0))
+        self.unpurged = True
         self._in_use: dict[str, Mailbox] = {}
-        self._by_incarnation: dict[int, Mailbox] = {}
         self._incarnation = keys.number(self.disk.get(keys.INCARNATION_KEY) or b"")
         self._stored_incarnation = self._incarnation
         self.dirty: list[Mailbox] = []
@@ -184,16 +190,13 @@ class Mailboxes:
         if len(self._in_use) >= _IN_USE:
             self._evict()
         self._in_use[mailbox.address] = mailbox
-        self._by_incarnation[mailbox.incarnation] = mailbox
 
     def _evict(self) -> None:
         # the oldest quarter goes, all at once, so that the cost per look-up stays constant
         oldest = [mailbox for _, mailbox in zip(range(_IN_USE // 4), self._in_use.values(), strict=False)]
         for mailbox in oldest:
             del self._in_use[mailbox.address]
-            if mailbox.idle:
-                del self._by_incarnation[mailbox.incarnation]
-            else:
+            if not mailbox.idle:
                 self._in_use[mailbox.address] = mailbox
 
     # living
@@ -263,13 +266,15 @@ class Mailboxes:
         place = mailbox.pending
         place.delete(keys.mailbox(mailbox.address))
         if mailbox.used:
-            place.put(keys.purge(mailbox.incarnation), b"")
+            remains = keys.purge(mailbox.incarnation)
+            place.put(remains, b"")
+            self.remains[place] = min(self.remains[place], remains)
+            self.unpurged = True
         if mailbox.owner:
             place.delete(keys.owner(mailbox.owner))
         if mailbox.settings.public:
             place.delete(keys.public(mailbox.address))
         self._in_use.pop(mailbox.address, None)
-        self._by_incarnation.pop(mailbox.incarnation, None)
         self.ended.append(mailbox)
         self.touch(mailbox)
         self._announce(event, mailbox)
@@ -325,21 +330,23 @@ class Mailboxes:
                 for group in mailbox.groups.values():
                     group.save()
                 mailbox.pending.put(keys.counters(mailbox.incarnation), mailbox.counters())
+                mailbox.counted = True
             sealed.append((mailbox, mailbox.last_id, mailbox.fresh))
             mailbox.fresh = []
         self.dirty = []
         return sealed
 
-    def roll_back(self, touched: list[Mailbox]) -> None:
-        """A commit failed: what is known of these mailboxes is again what the store knows."""
+    def roll_back(self, touched: list[Mailbox]) -> list[Mailbox]:
+        """A commit failed: what is known of these mailboxes, and of those the turn touched since, is again what the
+        store knows; gives them all. One that it does not know has ended."""
         touched = touched + self.dirty
         self.dirty = []
         self.changes = []
         self.ended = []
         for mailbox in touched:
             mailbox.dirty = False
-            self._in_use.pop(mailbox.address, None)
-            self._by_incarnation.pop(mailbox.incarnation, None)
+            if self._in_use.get(mailbox.address) is mailbox:
+                del self._in_use[mailbox.address]
             record = mailbox.pending.get(keys.mailbox(mailbox.address))
             if record is None or keys.decode_mailbox(record)[0] != mailbox.incarnation:
                 mailbox.ended = "dropped"
@@ -352,6 +359,7 @@ class Mailboxes:
             mailbox.load_counters(mailbox.pending.get(keys.counters(mailbox.incarnation)))
             mailbox.groups = {name: group for name, group in mailbox.groups.items() if group.roll_back()}
             self._keep(mailbox)
+        return touched
 
     def _write(self, mailbox: Mailbox) -> None:
         mailbox.pending.put(

@@ -62,8 +62,7 @@ class Messages:
         msg_id = mailbox.last_id = mailbox.last_id + 1
         place = mailbox.pending
         if mailbox.settings.latest:
-            mailbox.counts = [0, 0, 0, 0]
-            mailbox.removals += 1
+            self._replace(mailbox)
             place.writes[keys.latest(mailbox.incarnation)] = keys.encode_latest(tier, msg_id, value)
         else:
             place.writes[mailbox.prefixes[tier] + msg_id.to_bytes(8, "big")] = value
@@ -72,7 +71,7 @@ class Messages:
         mailbox.tails[tier] = msg_id
         mailbox.counts[tier] += 1
         if expires:
-            entry = keys.u64(mailbox.incarnation) + bytes((tier,)) + keys.u64(msg_id)
+            entry = _entry(mailbox, tier, msg_id)
             self._schedule.add(place, expires, keys.DUE_MESSAGE, entry, mailbox.address.encode())
         if mailbox.watchers or mailbox.waiters or mailbox.groups:
             mailbox.fresh.append((tier, msg_id, value))
@@ -146,8 +145,7 @@ class Messages:
         value = self.get(mailbox, tier, msg_id, now)
         expires = keys.expires_of(value) if value else 0
         if expires:
-            entry = keys.u64(mailbox.incarnation) + bytes((tier,)) + keys.u64(msg_id)
-            self._schedule.remove(mailbox.pending, expires, keys.DUE_MESSAGE, entry)
+            self._schedule.remove(mailbox.pending, expires, keys.DUE_MESSAGE, _entry(mailbox, tier, msg_id))
         self._remove(mailbox, tier, msg_id)
         return True
 
@@ -174,6 +172,17 @@ class Messages:
         else:
             self._mailboxes.touch(mailbox)
 
+    def _replace(self, mailbox: Mailbox) -> None:
+        """The newest of a mailbox of type latest gives way, with the appointment for its end."""
+        before = mailbox.pending.get(keys.latest(mailbox.incarnation)) if mailbox.count else None
+        if before is not None:
+            tier, msg_id, value = keys.decode_latest(before)
+            expires = keys.expires_of(value)
+            if expires:
+                self._schedule.remove(mailbox.pending, expires, keys.DUE_MESSAGE, _entry(mailbox, tier, msg_id))
+        mailbox.counts = [0, 0, 0, 0]
+        mailbox.removals += 1
+
     def _remove(self, mailbox: Mailbox, tier: int, msg_id: int) -> None:
         if mailbox.settings.latest:
             mailbox.pending.delete(keys.latest(mailbox.incarnation))
@@ -185,3 +194,7 @@ class Messages:
             mailbox.heads[tier] = msg_id + 1
         mailbox.fresh = [entry for entry in mailbox.fresh if entry[1] != msg_id] if mailbox.fresh else []
         self._mailboxes.touch(mailbox)
+
+
+def _entry(mailbox: Mailbox, tier: int, msg_id: int) -> bytes:
+    return keys.u64(mailbox.incarnation) + bytes((tier,)) + keys.u64(msg_id)

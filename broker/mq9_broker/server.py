@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def close(self) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
             # what the client does not take in time it does not get: a socket is not kept for a dead one
             self._hub.timers.at(self._hub.now + _GOODBYE_MS, lambda now: self.abort())
@@ -120,13 +120,12 @@ class Connection(asyncio.Protocol):
         if text is not None:
             self.session.send(wire.error(text))
         self.session.closing = True
-        if not self.session.out:
-            self.close()
+        self._hub.touch(self.session)
 
     def goodbye(self) -> None:
         """The broker stops: say so (clients look for another server or reconnect), then close."""
         self.session.send(wire.info(self._server.info(self.session.client_id) | {"ldm": True}))
-        self.session.closing = True
+        self.finish(None)
 
     def _check(self, now: int) -> None:
         """Ping a client that is silent; close one that stays so."""

@@ -75,7 +75,7 @@ class Session:
         self._other_wildcards = 0
         self.feeds: dict[Feed, None] = {}
         self.groups: set[Group] = set()
-        self.waiters: set[Any] = set()
+        self.waiters: dict[Any, None] = {}
         # each PING that is out, with the group messages written before it
         self.pings: deque[list[Confirmation]] = deque()
         self.unconfirmed: list[Confirmation] = []
@@ -202,7 +202,6 @@ class Session:
                 subscription.delivered += 1
                 if subscription.limit and subscription.delivered >= subscription.limit:
                     self.end(subscription)
-                    break
 
 
 def _is_other_wildcard(subject: bytes) -> bool:

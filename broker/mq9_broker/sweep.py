@@ -27,7 +27,12 @@ class Sweep:
         self._messages = messages
         self._groups = groups
         self._board = board
-        self._purged = {place: keys.purge(0) for place in mailboxes.places}
+        # how far the records of one ended mailbox are gone: what was deleted is not looked through again
+        self._reached = dict.fromkeys(mailboxes.places, b"")
+
+    def due(self, now: int) -> bool:
+        """Whether a step has something to do."""
+        return self._mailboxes.unpurged or self._mailboxes.schedule.behind(now)
 
     def step(self, now: int) -> bool:
         """One small step; whether there is more to do at once."""
@@ -37,12 +42,15 @@ class Sweep:
         left = STEP - len(taken)
         for place in self._mailboxes.places:
             left = self._purge(place, left)
+        self._mailboxes.unpurged = left <= 0
         return left <= 0
 
     def restart(self) -> None:
         """Begin again: a commit failed, and what was swept may still be there."""
         self._mailboxes.schedule.restart()
-        self._purged = dict.fromkeys(self._purged, keys.purge(0))
+        self._mailboxes.remains = dict.fromkeys(self._mailboxes.places, keys.purge(0))
+        self._mailboxes.unpurged = True
+        self._reached = dict.fromkeys(self._reached, b"")
 
     def _settle(self, place: Pending, kind: bytes, rest: bytes, address: str, when: int, now: int) -> None:
         if kind == keys.DUE_MAILBOX:
@@ -68,8 +76,9 @@ class Sweep:
             self._groups.look(mailbox, rest[8:].decode(), now)
 
     def _purge(self, place: Pending, left: int) -> int:
+        remains = self._mailboxes.remains
         while left > 0:
-            found = next(place.scan(self._purged[place], b"X" + _BEYOND), None)
+            found = next(place.scan(remains[place], b"X" + _BEYOND), None)
             if found is None:
                 return left
             incarnation = keys.number(found[0][1:])
@@ -78,14 +87,15 @@ class Sweep:
             many = counters is not None and sum(keys.decode_counters(counters)[9:13]) > _RANGE_ABOVE
             if many:
                 place.delete_range(first, last)
-                left -= 1
             else:
-                for key, _ in place.scan(first, last):
+                start = self._reached[place]
+                for key, _ in place.scan(start if first < start < last else first, last):
                     place.delete(key)
                     left -= 1
                     if left <= 0:
+                        self._reached[place] = key
                         return left
             place.delete(found[0])
-            self._purged[place] = found[0] + b"\0"
+            remains[place] = found[0] + b"\0"
             left -= 1
         return left

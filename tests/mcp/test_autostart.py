@@ -383,6 +383,17 @@ async def test_a_client_finds_its_broker_again(directory: Path, port_is_free: bo
 
 @pytest.mark.anyio
 async def test_another_broker_on_the_old_port_sees_nothing(directory: Path, tmp_path: Path) -> None:
+    seen = b""
+
+    async def pretend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        writer.write(b'INFO {"mq9":"0.1.0","headers":true,"max_payload":1048576}\r\n')
+        while line := await reader.readline():
+            seen += line
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+        writer.close()
+
     async with await AsyncMailbox.connect() as client:
         made = await client.create()
         await client.send(made.send_only, "1")
@@ -392,15 +403,14 @@ async def test_another_broker_on_the_old_port_sees_nothing(directory: Path, tmp_
         port = int(client.url.rpartition(":")[2])
         for pid in brokers_of(directory):
             os.kill(pid, signal.SIGKILL)
-        with await asyncio.to_thread(take_port, port) as stranger:
-            stranger.setblocking(False)
+        async with await asyncio.start_server(pretend, sock=await asyncio.to_thread(take_port, port)):
             await client.send(made.send_only, "2")
             async with asyncio.timeout(10):
                 assert (await coming).text == "2"
             assert int(client.url.rpartition(":")[2]) != port
-            with pytest.raises(BlockingIOError):
-                stranger.accept()
         await messages.aclose()
+    assert made.mail_id.encode() not in seen
+    assert made.send_only.encode() not in seen
 
 
 def take_port(port: int) -> socket.socket:

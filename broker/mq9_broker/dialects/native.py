@@ -209,15 +209,16 @@ class Native:
         answers = reply[:8] == _PREFIX
         if answers:
             reply = self._answer_address(reply)
+        # (the draft may look up the sender, and a mailbox that is looked up may push out one that was)
+        draft = self._draft(header, now) if header or answers else None
         mailbox = self._mailboxes.find(route.kept, now)
         if mailbox is None:
             raise _missing(route.shown)
         if hub.refusing:
             self._writable()
-        if not header and not answers:
+        if draft is None:
             code = route.code if route.code >= 0 else NORMAL
             return b'{"error":"","msg_id":%d}' % self._messages.send_plain(mailbox, code, payload, now)
-        draft = self._draft(header, now)
         if route.code >= 0:
             draft.code = route.code
         draft.payload = payload
@@ -376,7 +377,7 @@ class Native:
     def _fetch(self, request: Request) -> bytes | None:
         mailbox = self._readable(request.route, request.now)
         fields = Fields.parse(request.payload)
-        if fields.has("group_name"):
+        if fields.text("group_name", limit=4096):
             self._writable()
         fetch = Fetch(self._reader, request.session, request.reply, mailbox, request.route.shown, fields, request.now)
         return self._reader.fetch(fetch, request.now)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import shutil
 from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
     DBCompressionType,
@@ -22,7 +25,11 @@ from rocksdict import (
 from mq9_broker.errors import StoreError
 from mq9_broker.store import Batch
 
+_log = logging.getLogger(__name__)
+
 _MIB = 1_048_576
+#: What must be free to begin again on a disk that was full: the log is written out once.
+_ROOM = 96 * _MIB
 
 
 def _options() -> Options:
@@ -60,10 +67,9 @@ class RocksStore:
     awaitable that is done when the log is on disk (the write itself holds the GIL, the sync does not)."""
 
     def __init__(self, path: Path, sync: bool) -> None:
-        try:
-            self._db = Rdict(str(path), _options())
-        except Exception as cause:
-            raise StoreError(f"cannot open the store in {path}: {cause}") from cause
+        self._path = path
+        self._db = self._open(AccessType.read_write())
+        self._broken = False
         self._syncer = ThreadPoolExecutor(1, "mq9-sync") if sync else None
 
     def get(self, key: bytes) -> bytes | None:
@@ -84,6 +90,8 @@ class RocksStore:
             raise StoreError(f"cannot read: {cause}") from cause
 
     def commit(self, batch: Batch) -> Awaitable[None] | None:
+        if self._broken:
+            self._begin_again()
         records = WriteBatch(raw_mode=True)
         put, delete = records.put, records.delete
         for start, end in batch.ranges:
@@ -96,6 +104,7 @@ class RocksStore:
         try:
             self._db.write(records)
         except Exception as cause:
+            self._broken = True
             raise StoreError(str(cause)) from cause
         if self._syncer is None:
             return None
@@ -104,11 +113,43 @@ class RocksStore:
     def close(self) -> None:
         if self._syncer is not None:
             self._syncer.shutdown(wait=True)
-        self._db.flush_wal(True)
-        self._db.close()
+        self._shut()
+
+    def _open(self, access: AccessType) -> Rdict:
+        try:
+            return Rdict(str(self._path), _options(), access_type=access)
+        except Exception as cause:
+            raise StoreError(f"cannot open the store in {self._path}: {cause}") from cause
+
+    def _shut(self) -> None:
+        try:
+            if not self._broken:
+                self._db.flush_wal(True)
+        except Exception as cause:
+            _log.warning("while the store was closed: %s", cause)
+        try:
+            self._db.close()
+        except Exception as cause:
+            # what it could not keep was refused at the time
+            _log.info("while the store was closed: %s", cause)
+
+    def _begin_again(self) -> None:
+        """RocksDB takes no write after one that failed, even when there is room again: open it anew."""
+        free = shutil.disk_usage(self._path).free
+        if free < _ROOM:
+            raise StoreError(f"No space left on device: {free // _MIB} MiB are free, {_ROOM // _MIB} are needed")
+        self._shut()
+        try:
+            self._db = self._open(AccessType.read_write())
+        except StoreError:
+            # readers go on: that needs no room
+            self._db = self._open(AccessType.read_only())
+            raise
+        self._broken = False
 
     def _sync(self) -> None:
         try:
             self._db.flush_wal(True)
         except Exception as cause:
+            self._broken = True
             raise StoreError(str(cause)) from cause
