@@ -11,11 +11,11 @@ from statistics import median
 from typing import Any
 
 import nats
+from mcp import Client, StdioServerParameters
 
 from benchmarks.report import Report
 from benchmarks.servers import Server
 from benchmarks.wire import WireError
-from mcp import Client, StdioServerParameters
 
 _EMPTY = "empty"
 

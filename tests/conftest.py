@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import nats
 import pytest
 
-from e2e.harness import Broker, Peer, Wire
-
-
-class HasPort(Protocol):
-    @property
-    def port(self) -> int: ...
-
-
-Connect = Callable[..., Awaitable[Peer]]
-StartBroker = Callable[..., Broker]
+from e2e.harness import Broker, Connect, HasPort, Peer, StartBroker, Wire
 
 
 @pytest.fixture(scope="session")

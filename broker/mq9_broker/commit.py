@@ -174,7 +174,7 @@ class Committer:
             hub.touched.append(session)
         for session in closing:
             session.closing = True
-        if hub.touched or any(place.batch for place in self._mailboxes.places):
+        if hub.touched or self._sweep.due(hub.now) or any(place.batch for place in self._mailboxes.places):
             self.wake_up()
 
     def _release(self, turn: Turn) -> None:

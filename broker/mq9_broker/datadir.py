@@ -15,7 +15,7 @@ NOT_USABLE = 5
 
 
 class DataDir:
-    """A folder held by this process until `close`. Only its owner can read it."""
+    """A folder held by this process until `close`. Only its owner can read what the broker puts there."""
 
     def __init__(self, path: Path) -> None:
         """Take the folder; StartError when it is in use (code 3) or can't be written (code 5)."""
@@ -23,9 +23,8 @@ class DataDir:
         self.store = path / "store"
         self._port_file = path / "port"
         try:
+            # a folder that was there is left as it is: it may hold more than ours
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if path.stat().st_mode & 0o077:
-                path.chmod(0o700)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         except OSError as cause:
             raise StartError(
@@ -39,6 +38,8 @@ class DataDir:
                 "use that one, or name another folder with --data-dir",
                 IN_USE,
             )
+        # a killed broker's: somebody else may have its port by now
+        self._port_file.unlink(missing_ok=True)
 
     def __enter__(self) -> DataDir:
         return self

@@ -40,6 +40,7 @@ class Group:
     """One group of one mailbox."""
 
     __slots__ = (
+        "__weakref__",
         "_ahead",
         "_changed",
         "_counted",

@@ -94,6 +94,7 @@ def run(config: Config) -> int:
         factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
     except ImportError:
         factory = None
+    os.umask(0o077)  # mail is the user's own
     with DataDir(config.data_dir) as folder, asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(_serve(config, folder))
 

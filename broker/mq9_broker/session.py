@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 from mq9_broker import subjects, wire
 from mq9_broker.errors import ProtocolError
@@ -74,7 +75,8 @@ class Session:
         self._by_subject: dict[bytes, list[Subscription]] = {}
         self._other_wildcards = 0
         self.feeds: dict[Feed, None] = {}
-        self.groups: set[Group] = set()
+        # groups it was given something from; those that nobody has in use go by themselves
+        self.groups: WeakSet[Group] = WeakSet()
         self.waiters: dict[Any, None] = {}
         # each PING that is out, with the group messages written before it
         self.pings: deque[list[Confirmation]] = deque()

@@ -57,6 +57,20 @@ def test_a_turn_is_one_commit(broker: Broker, store: FaultyStore, box: str) -> N
     assert len(clients[0].query("box", limit=1000)) == 102
 
 
+def test_what_ended_goes_in_steps_while_batches_are_on_their_way(broker: Broker, store: FaultyStore) -> None:
+    """Without another event: each step follows the landing of the one before."""
+    client = broker.client()
+    address = client.mailbox(ttl=0)
+    client.send(pub(f"MAILBOX.{address}", b"x") * 900)
+    store.by_hand = True
+    client.feed(pub(f"MAILBOX.DROP.{address}"))
+    broker.settle()
+    while store.flights:
+        store.land()
+        broker.settle()
+    assert broker.stored() == {}
+
+
 def test_a_turn_without_writes_is_no_commit(broker: Broker, store: FaultyStore, box: str) -> None:
     client = broker.client()
     before = store.commits

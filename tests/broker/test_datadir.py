@@ -28,12 +28,19 @@ def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
         assert mode(path / "lock") == 0o600
 
 
-def test_one_that_others_can_read_is_closed_to_them(tmp_path: Path) -> None:
+def test_one_that_was_there_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "d"
     path.mkdir()
     path.chmod(0o755)
     with DataDir(path):
-        assert mode(path) == 0o700
+        assert mode(path) == 0o755
+        assert mode(path / "lock") == 0o600
+
+
+def test_the_port_of_a_killed_broker_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "port").write_text("4711\n")
+    with DataDir(tmp_path):
+        assert not (tmp_path / "port").exists()
 
 
 def test_one_process_holds_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from itertools import chain
 from random import Random
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.inprocess import AI, Broker, Client, entries, fetching, pub
-from mq9_broker import groups
+from mq9_broker import groups, mailboxes
 from mq9_broker.model import NEVER, Limits
 from mq9_broker.store import Batch
 
@@ -506,6 +507,24 @@ def test_leases_without_an_end_make_no_appointments(broker: Broker, client: Clie
         broker.advance(60)
     member.send(b"PONG\r\n")
     assert [when for when, _, _ in broker.hub.timers._heap if when >= NEVER] == []
+
+
+def test_a_long_connection_keeps_nothing_of_groups_that_are_gone(
+    broker: Broker, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that reads from ever new mailboxes, which end or are pushed out of the cache."""
+    monkeypatch.setattr(mailboxes, "_IN_USE", 20)
+    for number in range(200):
+        client.create(name=f"n{number}", ttl=10, ack_wait=1)
+        client.put(f"n{number}", "x")
+        assert entries(client.fetch(f"n{number}", "g", ack=[])) == [(1, "x")]
+        client.request(f"MSG.ACK.n{number}", {"group_name": "g", "msg_ids": [1]})
+    broker.advance(2)
+    gc.collect()
+    assert 0 < len(client.session.groups) <= 20
+    broker.advance(11)
+    gc.collect()
+    assert len(client.session.groups) == 0
 
 
 # ---- how much waits ----

@@ -14,10 +14,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -416,3 +416,12 @@ async def waiting(peer: Peer, subscription: Subscription) -> list[Msg]:
 
 def payloads(messages: Iterable[Msg]) -> list[str]:
     return [message.data.decode() for message in messages]
+
+
+class HasPort(Protocol):
+    @property
+    def port(self) -> int: ...
+
+
+Connect = Callable[..., Awaitable[Peer]]
+StartBroker = Callable[..., Broker]

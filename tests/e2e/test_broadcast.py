@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from conftest import Connect
-from e2e.harness import AI, Broker, Peer, bodies, fresh_name, payloads, take, waiting
+from e2e.harness import AI, Broker, Connect, Peer, bodies, fresh_name, payloads, take, waiting
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,7 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
-from conftest import Connect
-from e2e.harness import Broker, Peer, Wire, eventually, payloads, pub, take, waiting
+from e2e.harness import Broker, Connect, Peer, Wire, eventually, payloads, pub, take, waiting
 
 pytestmark = pytest.mark.anyio
 

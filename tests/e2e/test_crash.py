@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import StartBroker
-from e2e.harness import AI, WORDS, Broker, Wire, bodies, eventually, ids, pub
+from e2e.harness import AI, WORDS, Broker, StartBroker, Wire, bodies, eventually, ids, pub
 
 SENDS, IN_FLIGHT = 5000, 64
 

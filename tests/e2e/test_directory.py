@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from nats.aio.subscription import Subscription
 
-from conftest import Connect
-from e2e.harness import AI, Broker, Peer, fresh_name, take, waiting
+from e2e.harness import AI, Broker, Connect, Peer, fresh_name, take, waiting
 
 pytestmark = pytest.mark.anyio
 

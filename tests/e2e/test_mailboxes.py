@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from conftest import Connect
 from e2e.harness import (
     AI,
     NOBODY,
@@ -17,6 +16,7 @@ from e2e.harness import (
     PRIVATE_ID,
     SEND_ONLY,
     Broker,
+    Connect,
     Peer,
     bodies,
     fresh_name,

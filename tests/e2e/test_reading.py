@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Connect
-from e2e.harness import AI, WORDS, Broker, Peer, Wire, bodies, body_of, fresh_name, ids, pub
+from e2e.harness import AI, WORDS, Broker, Connect, Peer, Wire, bodies, body_of, fresh_name, ids, pub
 
 pytestmark = pytest.mark.anyio
 

@@ -5,11 +5,26 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from conftest import Connect, StartBroker
-from e2e.harness import AI, NOBODY, PRIVATE_ID, Broker, Peer, Wire, bodies, eventually, fresh_name, pub, take, waiting
+from e2e.harness import (
+    AI,
+    NOBODY,
+    PRIVATE_ID,
+    Broker,
+    Connect,
+    Peer,
+    StartBroker,
+    Wire,
+    bodies,
+    eventually,
+    fresh_name,
+    pub,
+    take,
+    waiting,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -192,3 +207,15 @@ async def test_logs_and_files_hold_no_private_address(connect: Connect, start_br
     assert sum(path.stat().st_size for path in files) > 0
     for path in files:
         assert PRIVATE_ID.findall(path.read_bytes()) == [], path
+
+
+def test_what_the_broker_writes_is_the_users_own(start_broker: StartBroker, tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir(mode=0o755)
+    broker = start_broker(folder="open")
+    with Wire(broker.port) as client:
+        address = client.ask("MAILBOX.CREATE")["mail_id"]
+        assert client.ask(f"MAILBOX.{address}", "mail")["msg_id"] == 1
+    written = list(folder.rglob("*"))
+    assert {path.name for path in written} > {"lock", "port", "store"}
+    assert [path for path in written if path.stat().st_mode & 0o077] == []

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import Connect
 from e2e.harness import (
     AI,
     NOBODY,
     PRIVATE_ID,
     WORDS,
     Broker,
+    Connect,
     Peer,
     Wire,
     bodies,

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import Connect
 from e2e.harness import (
     AI,
     NOBODY,
     WORDS,
     Broker,
+    Connect,
     Frame,
     Peer,
     Wire,

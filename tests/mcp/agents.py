@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
+from mcp import Client
+from mcp.server.mcpserver import MCPServer
 from mcp.types import TextContent
 
-from mcp import Client
+from mq9_mcp.service import Service
+
+MakeServer = Callable[..., MCPServer[Service]]
 
 
 class Clock:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from agents import Clock
+from agents import Clock, MakeServer
 from mcp.server.mcpserver import MCPServer
 
 from e2e.harness import Broker
 from mq9_mcp.server import make_server
 from mq9_mcp.service import Service
-
-MakeServer = Callable[..., MCPServer[Service]]
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ import pytest
 from e2e.harness import Broker, Wire, eventually
 from mq9_mcp import autostart
 from mq9_mcp.client import AsyncMailbox
+from mq9_mcp.connection import Connection
 from mq9_mcp.errors import BrokerUnavailable
 
 FIND_OR_START = "from mq9_mcp import autostart; print(autostart.find_or_start())"
@@ -411,6 +412,23 @@ async def test_another_broker_on_the_old_port_sees_nothing(directory: Path, tmp_
         await messages.aclose()
     assert made.mail_id.encode() not in seen
     assert made.send_only.encode() not in seen
+
+
+@pytest.mark.anyio
+async def test_a_broker_that_went_away_while_we_came(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = Connection(broker.url, home=broker.data_dir, name="test")
+    await link.open()
+    located, asked = autostart.located, []
+
+    def gone_when_asked_again(home: Path) -> str | None:
+        asked.append(home)
+        return None if len(asked) == 2 else located(home)
+
+    monkeypatch.setattr(autostart, "located", gone_when_asked_again)
+    await link.nats.force_reconnect()
+    assert (await link.request("$mq9.AI.MAILBOX.CREATE", b"{}"))["error"] == ""
+    assert link.nats.stats["reconnects"] == 2
+    await link.close()
 
 
 def take_port(port: int) -> socket.socket:

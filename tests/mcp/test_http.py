@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx2
 import pytest
 from agents import bodies, call, own_address, refused
+from mcp import Client
 
 from e2e.harness import Broker, Peer, fresh_name
-from mcp import Client
 
 pytestmark = pytest.mark.anyio
 

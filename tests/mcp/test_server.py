@@ -9,12 +9,11 @@ import re
 from pathlib import Path
 
 import pytest
-from agents import bodies, call, free_port, own_address, refused
+from agents import MakeServer, bodies, call, free_port, own_address, refused
+from mcp import Client
 from mcp.types import CancelledNotification, CancelledNotificationParams
 
-from conftest import MakeServer
 from e2e.harness import NOBODY, Peer, fresh_name
-from mcp import Client
 from mq9_mcp.server import INSTRUCTIONS
 
 pytestmark = pytest.mark.anyio

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from agents import bodies, call, own_address
+from mcp import Client, StdioServerParameters, stdio_client
 from test_autostart import brokers_of
 
 from e2e.harness import Broker, eventually
-from mcp import Client, StdioServerParameters, stdio_client
 from mq9_mcp import autostart
 
 pytestmark = pytest.mark.anyio

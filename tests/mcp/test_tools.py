@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
 import pytest
-from agents import Clock, bodies, call, own_address, refused
-
-from conftest import MakeServer
-from e2e.harness import NOBODY, NOBODY_SEND_ONLY, Broker, Peer, fresh_name, take
+from agents import Clock, MakeServer, bodies, call, own_address, refused
 from mcp import Client
+
+from e2e.harness import NOBODY, NOBODY_SEND_ONLY, Broker, Peer, fresh_name, take
 from mq9_mcp.excerpt import RESULT
 
 pytestmark = pytest.mark.anyio

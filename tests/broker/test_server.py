@@ -1,0 +1,151 @@
+"""Connections: who is there, who is not, and how the broker says goodbye."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from broker.inprocess import Broker, Client, FaultyStore, pub
+from mq9_broker import __version__
+from mq9_broker.model import Limits
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+def pings(client: Client) -> int:
+    """How many PINGs came since the last look."""
+    found = client.raw.count(b"PING\r\n")
+    client.raw.clear()
+    return found
+
+
+def test_the_greeting_says_what_it_is(broker: Broker) -> None:
+    client = broker.client(connect=None)
+    (greeting,) = client.frames
+    assert json.loads(greeting.text) == {
+        "server_id": broker.server._id,
+        "server_name": broker.server._id,
+        "version": "2.11.0",
+        "mq9": __version__,
+        "proto": 1,
+        "host": "127.0.0.1",
+        "port": 4222,
+        "headers": True,
+        "max_payload": 1_048_576,
+        "client_id": 1,
+        "client_ip": "127.0.0.1",
+    }
+
+
+def test_a_silent_client_is_asked_after_two_seconds_and_then_every_two_minutes(broker: Broker) -> None:
+    client = broker.client()
+    client.raw.clear()
+    broker.advance(1.999)
+    assert pings(client) == 0
+    broker.advance(0.001)
+    assert pings(client) == 1
+    broker.advance(119.999)
+    assert pings(client) == 0
+    broker.advance(0.001)
+    assert pings(client) == 1
+    broker.advance(1200)
+    assert pings(client) == 10
+    assert not client.gone
+
+
+def test_one_that_does_not_answer_is_closed(broker: Broker) -> None:
+    client = broker.client(pong=False)
+    client.raw.clear()
+    broker.advance(2 + 3 * 120 - 0.001)
+    assert bytes(client.raw) == b"PING\r\n" * 3
+    broker.advance(0.001)
+    assert bytes(client.raw) == b"PING\r\n" * 3 + b"-ERR 'Stale Connection'\r\n"
+    assert client.gone
+    assert broker.hub.timers.next is None or broker.hub.timers.next > broker.clock.now()
+
+
+def test_whatever_it_sends_is_a_sign_of_life(broker: Broker) -> None:
+    client = broker.client(pong=False)
+    for _ in range(20):
+        broker.advance(100)
+        client.send(pub("=nowhere"))
+    assert not client.gone
+
+
+def test_the_limits_are_the_operators() -> None:
+    broker = Broker(limits=Limits(ping_interval=5, max_pings_out=0))
+    client = broker.client(pong=False)
+    broker.advance(6.999)
+    assert not client.gone
+    broker.advance(0.001)
+    assert client.gone
+
+
+def test_what_a_client_does_not_take_when_it_is_closed_is_not_kept(broker: Broker) -> None:
+    client = broker.client()
+    client.transport.stalled = True
+    client.send(b"NONSENSE\r\n")
+    assert client.transport.closing
+    assert not client.gone
+    broker.advance(1)
+    assert client.gone
+
+
+def test_nothing_is_heard_of_a_client_that_is_being_closed(broker: Broker) -> None:
+    other, client = broker.client(), broker.client()
+    other.create(name="box")
+    client.transport.stalled = True
+    client.send(b"NONSENSE\r\n", pub("MAILBOX.box", b"x"))
+    client.send(pub("MAILBOX.box", b"y"))
+    assert other.query("box") == []
+
+
+def test_the_last_client_that_leaves_is_noted(broker: Broker) -> None:
+    one, two = broker.client(), broker.client()
+    assert broker.server.empty_since is None
+    one.hang_up()
+    assert broker.server.empty_since is None
+    broker.advance(5)
+    two.hang_up()
+    assert broker.server.empty_since == broker.clock.now()
+    assert broker.server.connections == set()
+    broker.client()
+    assert broker.server.empty_since is None
+
+
+def test_a_goodbye_comes_after_everything_else() -> None:
+    """What is on its way to the disk is answered first, then clients are told to go elsewhere."""
+    store = FaultyStore()
+    broker = Broker(store)
+    client, idle = broker.client(), broker.client()
+    client.create(name="box")
+    store.by_hand = True
+    sent = client.ask("MAILBOX.box", b"x")
+    broker.settle()
+    broker.committer.begin()
+    for connection in (client.connection, idle.connection):
+        connection.goodbye()
+    broker.settle()
+    assert sent.now is None
+    store.land()
+    broker.settle()
+    assert sent.now == {"error": "", "msg_id": 1}
+    for each in (client, idle):
+        assert each.gone
+        assert each.frames[-1].verb == "INFO"
+        assert '"ldm":true' in each.frames[-1].text
+
+
+def test_many_subscriptions_are_a_limit() -> None:
+    broker = Broker(limits=Limits(max_subscriptions=3))
+    client = broker.client()  # which has one for its answers
+    client.send(b"SUB a 1\r\nSUB b 2\r\nSUB b 2\r\n")
+    assert not client.gone
+    client.send(b"SUB c 3\r\n")
+    assert client.frames == []
+    assert bytes(client.raw).endswith(b"-ERR 'maximum subscriptions exceeded'\r\n")
+    assert client.gone
