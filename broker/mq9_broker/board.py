@@ -42,7 +42,10 @@ class Board:
         if not isinstance(sender, str) or not sender:
             return
         kept = addresses.send_only(sender) if addresses.is_secret(sender) else sender
-        digest = keys.digest(kept.encode("utf-8", "surrogatepass"))
+        try:
+            digest = keys.digest(kept.encode())
+        except UnicodeEncodeError:  # half of a surrogate pair
+            return
         order = self._known()
         order.pop(digest, None)
         while len(order) >= MAX_SENDERS:

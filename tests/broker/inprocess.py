@@ -223,7 +223,7 @@ class Decoder:
                 return
             assert self._rest[stop : stop + 2] == b"\r\n"
             middle = end + (int(names.pop()) if verb == "HMSG" else 0)
-            block, payload = self._rest[end:middle].decode(), self._rest[middle:stop]
+            block, payload = self._rest[end:middle].decode("utf-8", "replace"), self._rest[middle:stop]
             self._rest = self._rest[stop + 2 :]
             first, _, lines = block.partition("\r\n")
             pairs = (line.partition(":") for line in lines.split("\r\n") if line)

@@ -746,6 +746,7 @@ def test_what_is_no_declaration_is_a_broadcast_and_no_more(broker: Broker, clien
         b"{}",
         b'{"from":5}',
         b'{"from":""}',
+        b'{"from":"\\ud800"}',
         b"[" * 100_000,
         b"\xff",
         json.dumps({"from": "big", "x": "x" * 65_536}).encode(),

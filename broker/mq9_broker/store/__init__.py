@@ -28,7 +28,8 @@ class Store(Protocol):
     def get(self, key: bytes) -> bytes | None: ...
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of start <= key < end in order, as they were when the scan began; read as it is consumed."""
+        """(key, value) of start <= key < end in order, read as it is consumed: each key that nobody writes meanwhile
+        once; of what is written meanwhile it may show either."""
         ...
 
     def commit(self, batch: Batch) -> Awaitable[None] | None:
