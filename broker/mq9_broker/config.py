@@ -22,6 +22,9 @@ _CHOICES = {
 # without these there is no broker: pings without end, no request that fits.
 _POSITIVE = ("ping_interval", "max_payload", "max_control_line", "max_pending")
 
+#: A number in a longer line could have more digits than Python turns into one.
+_HIGHEST = {"max_control_line": 4300}
+
 
 def default_data_dir() -> Path:
     """The user's own folder for data."""
@@ -73,7 +76,9 @@ def _apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
         if name not in known:
             raise StartError(f"unknown setting {name!r} in {where}; known are {', '.join(sorted(known))}", BAD_SETTINGS)
         if name in limits:
-            changed = replace(changes.get("limits", config.limits), **{name: _number(name, value, 1 << 40, where)})
+            changed = replace(
+                changes.get("limits", config.limits), **{name: _number(name, value, _HIGHEST.get(name, 1 << 40), where)}
+            )
             changes["limits"] = changed
         elif name == "data_dir":
             changes[name] = Path(_typed(name, value, (str, os.PathLike), where)).expanduser()

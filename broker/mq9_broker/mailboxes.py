@@ -261,6 +261,7 @@ class Mailboxes:
         """End it: `event` is expired or dropped. Its records go later, in small steps; nothing reads them again."""
         if mailbox.ended:
             return
+        self._announce(event, mailbox)
         mailbox.ended = event
         mailbox.expires = 0
         place = mailbox.pending
@@ -277,7 +278,6 @@ class Mailboxes:
         self._in_use.pop(mailbox.address, None)
         self.ended.append(mailbox)
         self.touch(mailbox)
-        self._announce(event, mailbox)
 
     def drop(self, mailbox: Mailbox) -> None:
         """End it now, on request."""
@@ -394,9 +394,4 @@ def require_ttl(ttl: int, limits: Limits) -> int:
     """`ttl` within the operator's maximum: Mq9Error above it; 0, no expiry, becomes the maximum."""
     if limits.max_ttl and ttl > limits.max_ttl:
         raise Mq9Error(f"ttl {ttl} is above this broker's maximum of {limits.max_ttl} seconds")
-    if ttl > _TTL_LIMIT:
-        raise Mq9Error(f"ttl {ttl} is above the maximum of {_TTL_LIMIT} seconds (100 years); 0 means no expiry")
     return ttl or limits.max_ttl
-
-
-_TTL_LIMIT = 3_155_760_000

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -36,6 +37,7 @@ from mq9_broker.sweep import Sweep
 
 _log = logging.getLogger(__name__)
 
+_SECRET = re.compile(r"\bm-[a-z2-7]{26}\b")
 _STOP_SECONDS = 1.0
 _ADDRESS_IN_USE = 6
 _BROKEN = 1
@@ -205,9 +207,11 @@ class LogLine(logging.Formatter):
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
+        # nothing logs an address, but the text of an exception may hold a subject
+        message = _SECRET.sub("m-…", message)
         stamp = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
         where = record.name.removeprefix("mq9_broker.")
-        return f"time={stamp} level={record.levelname.lower()} at={where} msg={json.dumps(message)}"
+        return f"time={stamp} level={record.levelname.lower()} at={where} msg={json.dumps(message, ensure_ascii=False)}"
 
 
 def set_up_logging(level: str) -> None:

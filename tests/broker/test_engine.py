@@ -595,10 +595,10 @@ def test_changes_of_the_directory(broker: Broker, client: Client) -> None:
     assert [(change["event"], change["mail_id"], change["expires_at"]) for change in changes] == [
         ("created", "a", None),
         ("renewed", "b", START + 110),
-        ("expired", "b", 0),
+        ("expired", "b", START + 110),
         ("created", "c", START + 110 + DAY),
         ("created", "d", START + 110 + DAY),
-        ("dropped", "d", 0),
+        ("dropped", "d", START + 110 + DAY),
     ]
 
 

@@ -25,6 +25,7 @@ _LATER_FIELDS = ("max_deliver", "dead_letter", "max_msgs", "subscribe")
 _LATER_HEADERS = ("mq9-key", "mq9-tags", "mq9-receipt")
 _OURS = ("mq9-priority", "mq9-ttl", "mq9-delay", "mq9-hops", "mq9-from", "nats-msg-id", *_LATER_HEADERS)
 _BROKER_ONLY = ("mq9-msg-id", "mq9-time", "mq9-expires", "mq9-deliveries", "mq9-subject", "mq9-reply-to")
+#: A hundred years: no longer time is meant.
 _SECONDS = 3_155_760_000
 
 
@@ -289,7 +290,7 @@ class Native:
         fields.choice("retain", ("ttl",), later=("ack",))
         fields.choice("ack", ("none",), later=("explicit",))
         limits = self._hub.limits
-        ttl = require_ttl(fields.integer("ttl", min(86_400, limits.max_ttl or 86_400), 0, 1 << 62), limits)
+        ttl = require_ttl(fields.integer("ttl", min(86_400, limits.max_ttl or 86_400), 0, _SECONDS), limits)
         public, name = fields.boolean("public"), fields.text("name", limit=4096)
         settings = Settings(
             ttl=ttl,
@@ -333,7 +334,7 @@ class Native:
         fields = Fields.parse(request.payload)
         mailbox = self._owned(request, "renew")
         limits = self._hub.limits
-        ttl = require_ttl(fields.integer("ttl", mailbox.settings.ttl, 0, 1 << 62), limits)
+        ttl = require_ttl(fields.integer("ttl", mailbox.settings.ttl, 0, _SECONDS), limits)
         self._mailboxes.renew(mailbox, ttl, request.now)
         return _json({"error": "", "ttl": ttl, "expires_at": _seconds(mailbox.expires)})
 
