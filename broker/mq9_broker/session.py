@@ -72,7 +72,7 @@ class Session:
         self.owed = 0
         self.pushed_to = False
         self.subscriptions: dict[bytes, Subscription] = {}
-        self._by_subject: dict[bytes, list[Subscription]] = {}
+        self._by_subject: dict[bytes, dict[Subscription, None]] = {}
         self._other_wildcards = 0
         self.feeds: dict[Feed, None] = {}
         # groups it was given something from; those that nobody has in use go by themselves
@@ -112,7 +112,7 @@ class Session:
             if not self.hub.subscribe(subscription):
                 return
             self.subscriptions[sid] = subscription
-            self._by_subject.setdefault(subject, []).append(subscription)
+            self._by_subject.setdefault(subject, {})[subscription] = None
             if _is_other_wildcard(subject):
                 self._other_wildcards += 1
         if self.verbose:
@@ -172,7 +172,7 @@ class Session:
         if self.subscriptions.pop(subscription.sid, None) is None:
             return
         same = self._by_subject[subscription.subject]
-        same.remove(subscription)
+        del same[subscription]
         if not same:
             del self._by_subject[subscription.subject]
         if _is_other_wildcard(subscription.subject):
@@ -191,16 +191,18 @@ class Session:
         """Answer a request of this client: only its own subscriptions are looked at, so no other sees an answer."""
         by_subject = self._by_subject
         # client libraries ask with one subscription to inbox.*
-        found = by_subject.get(subject[: subject.rfind(b".") + 1] + b"*") or []
+        found = [*by_subject.get(subject[: subject.rfind(b".") + 1] + b"*", ())]
         if self._other_wildcards:
             patterns = [pattern for pattern in by_subject if subjects.matches(pattern, subject)]
             found = [subscription for pattern in patterns for subscription in by_subject[pattern]]
         elif subject in by_subject and subject[-2:] != b".*":
-            found = found + by_subject[subject]
-        for subscription in found if len(found) == 1 else found[:]:
+            found += by_subject[subject]
+        for subscription in found:
             if subscription.feed is None:
                 self.owed += len(payload)
-                self.send(b"MSG %b %b %d\r\n%b\r\n" % (subject, subscription.sid, len(payload), payload))
+                if not self.out:
+                    self.hub.touch(self)
+                self.out.append(b"MSG %b %b %d\r\n%b\r\n" % (subject, subscription.sid, len(payload), payload))
                 subscription.delivered += 1
                 if subscription.limit and subscription.delivered >= subscription.limit:
                     self.end(subscription)
