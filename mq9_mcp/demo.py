@@ -100,10 +100,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def server_command() -> str:
-    """How to start the MCP server from anywhere: its name where that finds this one, else its full path."""
+    """How to start the MCP server from anywhere: its name where that finds this one, else its full path.
+
+    A virtual environment is on the PATH of those who activated it, and not of the agents they start later.
+    """
     script = Path(sysconfig.get_path("scripts"), "mq9-mcp.exe" if sys.platform == "win32" else "mq9-mcp")
     found = shutil.which("mq9-mcp")
-    if found and script.exists() and os.path.samefile(found, script):
+    activated = sys.prefix != sys.base_prefix and found and Path(found).parent == script.parent
+    if found and not activated and script.exists() and os.path.samefile(found, script):
         return "mq9-mcp"
     if script.exists():
         return shlex.quote(str(script))

@@ -105,5 +105,11 @@ def test_how_to_start_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
     assert demo.server_command() == f"'{script}'"
+    # an environment that is only activated here
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "a venv"))
     monkeypatch.setenv("PATH", str(script.parent))
+    assert demo.server_command() == f"'{script}'"
+    # one whose programs are linked to a folder on everybody's PATH
+    (tmp_path / "mq9-mcp").symlink_to(script)
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert demo.server_command() == "mq9-mcp"
