@@ -24,6 +24,7 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _reopen_what_is_closed()
     if arguments[:1] == ["broker"]:
         return _broker(arguments[1:])
     parser = _parser()
@@ -53,6 +54,20 @@ def _run(options: argparse.Namespace) -> int:
         # Whoever read our output has had enough. The interpreter would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"mq9 {options.command}: {error.strerror or error}: make room, or write elsewhere", file=sys.stderr)
+        return 2
+
+
+def _reopen_what_is_closed() -> None:
+    """A shell can start us without stdin, stdout or stderr (`<&-`, `>&-`): nothing to read, nobody who reads."""
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 def _broker(arguments: list[str]) -> int:
@@ -239,7 +254,7 @@ exit code: 0 there was mail, 1 there was none, 2 an error"""
 
 def _inbox(parser: _Parser) -> None:
     _mailbox(parser)
-    parser.add_argument("--peek", action="store_true", help="take nothing: the next look shows the same")
+    parser.add_argument("--peek", action="store_true", help="take nothing: the next look shows the same (at most 1000)")
     parser.add_argument("--wait", type=_duration, default=0.0, help="wait this long for mail, like 30 or 5m")
     parser.add_argument("--limit", type=_count, default=0, metavar="N", help="show at most N (default: all there is)")
     parser.add_argument("--group", default=INBOX_GROUP, help="readers that share a group share the mail")

@@ -39,6 +39,7 @@ from mq9_mcp.mail import (
     as_bytes,
     checked,
     message_of,
+    priority_of,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ __all__ = [
 ]
 
 LONGEST_POLL = 300.0  # seconds a broker waits at most; longer waits are several polls
+SECRET_LENGTH = 28  # characters of a mail_id
 _EVENT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)+")
 
 
@@ -148,13 +150,15 @@ class AsyncMailbox:
         """Stores a message in the mailbox `to` and returns when it is stored; a broken connection stores it once.
 
         `sender` is a mail_id or owner address of one's own: readers see its public form, checked by the broker.
-        `reply_to` is the address answers go to. `ttl` and `delay` count from now. The same `dedup_id` within two
-        minutes stores nothing new. `hops` is how many replies led to this one.
+        `reply_to` is the address answers go to, one that readers may know; it travels in the header Reply-To.
+        `ttl` and `delay` count from now. The same `dedup_id` within two minutes stores nothing new. `hops` is how many
+        replies led to this one.
         """
         address = address_of(to)
         sent = dict(headers or {})
         if reply_to is not None:
-            sent[REPLY_TO] = f"{PREFIX}INBOX.{address_of(reply_to)}"
+            sent[REPLY_TO] = f"{PREFIX}INBOX.{_public_form(reply_to)}"
+        priority = priority or priority_of(to)
         if sender is not None:
             sent["mq9-from"] = address_of(sender)
         for header, value in (("mq9-ttl", ttl), ("mq9-delay", delay), ("mq9-hops", hops), ("mq9-priority", priority)):
@@ -322,3 +326,14 @@ def _local_broker(directory: Path, start: bool) -> str:
     if url is None:
         raise BrokerUnavailable(f"no broker is running in {directory}: start one with `mq9 broker`")
     return url
+
+
+def _public_form(address: str) -> str:
+    """`address` if readers may see it. Raises MailboxError for a secret: whoever reads it could read all its mail."""
+    address = address_of(address)
+    if address.startswith("m-") and len(address) == SECRET_LENGTH:
+        raise MailboxError(
+            "reply_to is a mail_id, which opens the mailbox to everybody who reads the message: give its send_only "
+            "address (s-…), which creating it also gave"
+        )
+    return address

@@ -126,6 +126,8 @@ async def inbox(options: argparse.Namespace, screen: Screen) -> int:
             wait = 0.0
             if not got.messages or not got.more:
                 break
+        if options.peek and left and got.more:
+            print(f"mq9 inbox: more wait; --peek shows {shown} at most", file=sys.stderr)
         if done:
             await mq9.ack(mailbox, options.group, done)
     if not shown and screen.styled:

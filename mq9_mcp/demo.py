@@ -85,9 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         cause: BaseException = error
         while isinstance(cause, BaseExceptionGroup):  # task groups wrap what ends them
             cause = cause.exceptions[0]
+        if isinstance(cause, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        said = str(cause) or f"not done within {WITHIN:.0f} seconds"
         if not isinstance(cause, (Untrue, OSError)):
-            raise
-        screen.line(("✗ ", "bold red"), one_line(str(cause) or f"not done within {WITHIN:.0f} seconds"))
+            said = f"something unexpected ended it: {type(cause).__name__}: {said}"
+        screen.line(("✗ ", "bold red"), one_line(said))
         return 1
     command = server_command()
     screen.line()

@@ -11,14 +11,27 @@ or the thread that a tool call belongs to (Codex). The map is one small file tha
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: int) -> None:
+        msvcrt.locking(file, msvcrt.LK_LOCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
 
 log = logging.getLogger("mq9.identity")
 
@@ -103,7 +116,7 @@ class SessionMap:
             yield
             return
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock)
             yield
         finally:
             os.close(lock)

@@ -157,7 +157,8 @@ class _Feed:
     async def _on_message(self, received: Msg) -> None:
         if self._full:
             return
-        if received.headers and received.headers.get("Status") == EXPIRED:
+        # what a sender wrote has an id, whatever its headers say
+        if (received.headers or {}).get("Status") == EXPIRED and "mq9-msg-id" not in (received.headers or {}):
             self.ended = True
         elif self._seen.is_new(message := pushed(received)):
             self._messages.append(message)

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 PREFIX = "$mq9.AI."
 TIERS = {"critical": 0, "urgent": 1, "high": 1, "normal": 2, "low": 3, "notify": 3}
 REPLY_TO = "Reply-To"  # a sender who wants to hear the msg_id cannot use the reply subject for answers
-_SENDING = re.compile(r"\$mq9\.AI\.(?:INBOX|MAILBOX|MSG\.SEND)\.(?P<address>.+?)(?:\.(?:" + "|".join(TIERS) + r"))?")
+_SENDING = re.compile(
+    r"\$mq9\.AI\.(?:INBOX|MAILBOX|MSG\.SEND)\.(?P<address>.+?)(?:\.(?P<priority>" + "|".join(TIERS) + r"))?"
+)
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ADDRESS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
-_EVENT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)+")
 
 
 Payload: TypeAlias = "bytes | str | Mapping[str, Any] | list[Any] | BaseModel"
@@ -122,6 +123,12 @@ def address_of(text: str) -> str:
             f"(lower case letters, digits, '.', '-' and '_')"
         )
     return address
+
+
+def priority_of(text: str) -> str | None:
+    """The priority that a sending subject names, if it is one that does."""
+    subject = _SENDING.fullmatch(text)
+    return subject["priority"] if subject else None
 
 
 def as_bytes(payload: Payload) -> bytes:

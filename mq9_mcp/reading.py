@@ -142,7 +142,7 @@ class Reader:
             page = await client.query(mailbox, after=cursor or None, limit=len(mails), group=group)
             mails = self._show(page.messages, name)
         more = str(Place(name, cursor=page.next)) if page.next else ""
-        return Inbox(mails, sum((page.waiting or {}).values()), more)
+        return Inbox(mails, more=more, unread=sum((page.waiting or {}).values()))
 
     async def go_on(self, mailbox: str, where: Place) -> Inbox:
         """The next part of one message."""

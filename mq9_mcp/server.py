@@ -23,9 +23,9 @@ INSTRUCTIONS = """\
 mq9: mail between AI agents and programs. A message is stored in a mailbox until it expires, so its reader need not be \
 running when it is sent.
 
-You have a mailbox of your own already. check_inbox reads it: at the start of a task, whenever a result says \
-`unread`, before you finish, and with wait_seconds (up to 45) while you wait for an answer. Messages come most urgent \
-first. What you are shown counts as read when you check again.
+You have a mailbox of your own already (unless a result says that this connection has none). check_inbox reads it: at \
+the start of a task, whenever a result says `unread`, before you finish, and with wait_seconds (up to 45) while you \
+wait for an answer. Messages come most urgent first. What you are shown counts as read when you check again.
 
 send writes to a public name (see list_public), to an address you were given, or to a message's `reply_to`. To answer, \
 send to its reply_to, or else its `from`, with the same correlation_id. Readers see your address, proven by the \

@@ -245,8 +245,8 @@ class Agent:
 
         async def read_own(own: Own) -> Inbox:
             inbox = await read(own.mail_id, group or OWN_GROUP)
-            counted = group is None and not (where and where.msg_id)
-            return replace(inbox, address=own.send_only, unread=inbox.waiting if counted else None)
+            waiting = inbox.unread if looking else inbox.waiting
+            return replace(inbox, address=own.send_only, unread=waiting if group is None else None)
 
         if self._session is None and group is not None:
             raise MailboxError(
@@ -271,7 +271,7 @@ class Agent:
         if is_send_only(name):
             raise MailboxError(f"{name} can only be sent to: a private mailbox is read by its mail_id (m-…)")
         try:
-            return await read(address_of(name), group or self._group)
+            return replace(await read(address_of(name), group or self._group), unread=None)
         except MailboxNotFound as error:
             raise await self._unknown(error, "nothing to read") from None
 

@@ -7,7 +7,8 @@
     text        output or a picture, not code
 
 A block whose first word after the language is `needs=PROGRAM` runs where that program is installed and is reported as
-skipped, by name, where it is not. `install` blocks set up an environment: the gate runs those, see .ci/run.
+skipped, by name, where it is not. `install` blocks set up an environment: here only their syntax is checked, and the
+gate runs the first two, word for word (.ci/run).
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ FENCE = re.compile(r"^```([a-z0-9]*)([^\n]*)\n(.*?)^```$", re.M | re.S)
 LANGUAGES = {"sh", "python", "mq9", "toml", "json", "text"}
 
 
-# the lines that set an environment up are run by the gate, word for word
 SET_UP = "install"
 
 

@@ -35,7 +35,8 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that can be set. `idle_exit` in seconds, 0 never: a broker that a program started by itself."""
+    """Everything that can be set. `idle_exit` is set for a broker that a program started by itself: after so
+    many seconds without a client it stops; 0 never."""
 
     host: str = "127.0.0.1"
     port: int = 4222
@@ -43,7 +44,7 @@ class Config:
     store: str = "rocksdb"
     durability: str = "process"
     log_level: str = "info"
-    idle_exit: int = 0
+    idle_exit: int | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -81,7 +82,9 @@ def _apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
             )
             changes["limits"] = changed
         elif name == "data_dir":
-            changes[name] = Path(_typed(name, value, (str, os.PathLike), where)).expanduser()
+            if not str(_typed(name, value, (str, os.PathLike), where)):
+                raise StartError(f"{name} is empty ({where}): name a folder, or leave it out", BAD_SETTINGS)
+            changes[name] = Path(value).expanduser()
         elif name in ("port", "idle_exit"):
             highest = 65_535 if name == "port" else 1 << 31
             changes[name] = _number(name, value, highest, where)
@@ -90,6 +93,8 @@ def _apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
             allowed = _CHOICES.get(name)
             if allowed and text not in allowed:
                 raise StartError(f"{name} must be {' or '.join(allowed)}, not {text!r} ({where})", BAD_SETTINGS)
+            if not text:
+                raise StartError(f"{name} is empty ({where}): name one, or leave it out", BAD_SETTINGS)
             changes[name] = text
     return replace(config, **changes)
 

@@ -49,9 +49,10 @@ class DataDir:
 
     def announce(self, host: str, port: int) -> None:
         """Write the port file: the port alone when the broker can be reached on loopback, else host:port."""
-        here = host in ("127.0.0.1", "localhost", "0.0.0.0", "::", "")  # noqa: S104  compared, not bound
+        here = host in ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104  compared, not bound
+        shown = "[::1]" if host == "::" else f"[{host}]" if ":" in host else host
         fresh = self.path / f"port.{os.getpid()}"
-        fresh.write_text(f"{port}\n" if here else f"{host}:{port}\n")
+        fresh.write_text(f"{port}\n" if here else f"{shown}:{port}\n")
         fresh.replace(self._port_file)
 
     def close(self) -> None:

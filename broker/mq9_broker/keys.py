@@ -16,8 +16,10 @@
     I incarnation g group                    a group: its position
 
 A mailbox's records start with its incarnation, a number never used twice: a name that is created again never sees what
-its predecessor left, and what is left is removed by one prefix. To change the format: add to it, raise FORMAT, and say
-in `migrate` how the older one becomes the newer.
+its predecessor left, and what is left is removed by one prefix.
+
+To change the format: add to it, raise FORMAT, and bring an older store up to it before anything else reads it
+(runner.check_format looks first).
 """
 
 from __future__ import annotations

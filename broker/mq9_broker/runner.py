@@ -146,7 +146,7 @@ async def _listen(server: Server, config: Config) -> None:
     try:
         await server.listen()
     except OSError as cause:
-        if cause.errno == errno.EADDRINUSE and config.idle_exit:
+        if cause.errno == errno.EADDRINUSE and config.idle_exit is not None:
             # started by a program, for programs on this machine: the port file tells them where
             server.port = 0
             await server.listen()

@@ -107,7 +107,8 @@ class Session:
             return
         if sid not in self.subscriptions:
             if len(self.subscriptions) >= self._max_subscriptions:
-                raise ProtocolError("maximum subscriptions exceeded")
+                self.send(wire.error("maximum subscriptions exceeded"))
+                return
             subscription = Subscription(self, subject, queue, sid)
             if not self.hub.subscribe(subscription):
                 return

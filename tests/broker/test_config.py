@@ -31,7 +31,7 @@ def test_the_defaults() -> None:
     config = load(None, {}, {})
     assert config == Config()
     assert (config.host, config.port, config.store, config.durability) == ("127.0.0.1", 4222, "rocksdb", "process")
-    assert (config.log_level, config.idle_exit, config.data_dir) == ("info", 0, default_data_dir())
+    assert (config.log_level, config.idle_exit, config.data_dir) == ("info", None, default_data_dir())
     limits = config.limits
     assert (limits.max_payload, limits.max_control_line, limits.max_headers) == (1_048_576, 4096, 65_536)
     assert (limits.max_pending, limits.max_subscriptions, limits.max_groups) == (67_108_864, 65_536, 1000)
@@ -137,3 +137,14 @@ def test_wrong_settings_end_with_their_code(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().err == (
         f"mq9 broker: the configuration file {tmp_path / 'none.toml'} can't be read: No such file or directory\n"
     )
+
+
+@pytest.mark.parametrize("name", ["data_dir", "host"])
+def test_empty_is_not_a_place(name: str) -> None:
+    with pytest.raises(StartError, match=f"{name} is empty") as refused:
+        load(None, {}, {name: ""})
+    assert refused.value.code == 2
+
+
+def test_a_broker_that_was_started_by_itself_may_stay(tmp_path: Path) -> None:
+    assert load(None, {}, {"idle_exit": 0}).idle_exit == 0

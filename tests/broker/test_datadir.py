@@ -69,10 +69,9 @@ def test_before_the_other_listens_its_port_is_not_known(tmp_path: Path) -> None:
         ("127.0.0.1", "4711\n"),
         ("localhost", "4711\n"),
         ("0.0.0.0", "4711\n"),
-        ("::", "4711\n"),
-        ("", "4711\n"),
+        ("::", "[::1]:4711\n"),
         ("192.0.2.7", "192.0.2.7:4711\n"),
-        ("2001:db8::7", "2001:db8::7:4711\n"),
+        ("2001:db8::7", "[2001:db8::7]:4711\n"),
     ],
 )
 def test_the_port_file_says_where_to_connect(tmp_path: Path, host: str, text: str) -> None:

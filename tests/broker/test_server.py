@@ -148,4 +148,4 @@ def test_many_subscriptions_are_a_limit() -> None:
     client.send(b"SUB c 3\r\n")
     assert client.frames == []
     assert bytes(client.raw).endswith(b"-ERR 'maximum subscriptions exceeded'\r\n")
-    assert client.gone
+    assert not client.gone

@@ -296,7 +296,7 @@ def test_a_taken_port_does_not_matter(directory: Path, tmp_path: Path) -> None:
 
 
 def test_a_broker_that_fails(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts(monkeypatch, "import sys; print('one'); sys.exit('it is broken: mend it')")
+    starts(monkeypatch, "import sys; print('one', flush=True); sys.exit('it is broken: mend it')")
     begun = time.monotonic()
     with pytest.raises(
         BrokerUnavailable, match=r"ended with code 1: .*it is broken: mend it \(all of it in .*broker.log\)"
@@ -318,7 +318,7 @@ def test_a_broker_that_never_answers(directory: Path, monkeypatch: pytest.Monkey
 
 def test_a_folder_in_use_that_nobody_serves(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autostart, "START_WITHIN", 0.3)
-    starts(monkeypatch, "import sys; print('the folder is in use'); sys.exit(3)")
+    starts(monkeypatch, "import sys; print('the folder is in use', flush=True); sys.exit(3)")
     with pytest.raises(BrokerUnavailable, match="the folder is in use"):
         autostart.find_or_start()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness import NOBODY, PRIVATE_ID, Broker, eventually, fresh_name
+from e2e.harness import NOBODY, PRIVATE_ID, Broker, Wire, eventually, fresh_name, pub
 from mq9_mcp import cli
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -439,3 +439,38 @@ def test_the_first_command_starts_a_broker(tmp_path: Path) -> None:
     done = subprocess.run([*MQ9, "inbox", own], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("  x\n")
     assert eventually(lambda: not (data / "port").exists(), within=15)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("mq9 list >&-", 0, ""),
+        ("mq9 send {name} <&-", 0, ""),
+        ("mq9 query {name} >/dev/full", 2, "mq9 query: No space left on device: make room, or write elsewhere\n"),
+    ],
+)
+def test_closed_and_full_outputs(mq9: Run, server: Broker, line: str, code: int, said: str) -> None:
+    name = fresh_name()
+    mq9("create", name)
+    mq9("send", name, "x")
+    env = environment(MQ9_URL=server.url, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    done = subprocess.run(["bash", "-c", line.format(name=name)], capture_output=True, text=True, timeout=30, env=env)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_options_may_stand_before_the_body(mq9: Run) -> None:
+    name = fresh_name()
+    mq9("create", name)
+    mq9("send", name, "--priority", "urgent", "two words")
+    mq9("send", "--priority", "low", name, "--", "-v is no option")
+    assert [record["payload"] for record in records(mq9("query", name, "--json"))] == ["two words", "-v is no option"]
+
+
+def test_a_look_at_very_much_mail_says_that_there_is_more(mq9: Run, server: Broker) -> None:
+    name = fresh_name()
+    mq9("create", name)
+    with Wire(server.port) as wire:
+        wire.settle(b"".join(pub(f"$mq9.AI.INBOX.{name}", b"x") for _ in range(1100)))
+    done = mq9("inbox", name, "--peek", "--json")
+    assert len(records(done)) == 1000
+    assert done.stderr == "mq9 inbox: more wait; --peek shows 1000 at most\n"

@@ -437,3 +437,19 @@ async def test_closing_ends_what_waits(broker: Broker) -> None:
         async with asyncio.timeout(5):
             with pytest.raises(BrokerUnavailable):
                 await task
+
+
+async def test_a_secret_is_no_address_for_answers(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    for secret in (made.mail_id, made.inbox):
+        with pytest.raises(MailboxError, match="send_only") as refused:
+            await mq9.send(made.send_only, "x", reply_to=secret)
+        assert made.mail_id not in str(refused.value)
+    assert (await mq9.query(made.mail_id)).unread == 0
+
+
+async def test_a_sending_subject_keeps_its_priority(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    await mq9.send(f"$mq9.AI.INBOX.{made.send_only}.urgent", "x")
+    await mq9.send(f"$mq9.AI.INBOX.{made.send_only}.urgent", "y", priority="low")
+    assert [message.priority for message in (await mq9.query(made.mail_id)).messages] == ["urgent", "low"]

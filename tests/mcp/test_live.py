@@ -187,3 +187,12 @@ async def test_a_reader_outwaits_any_outage(broker: Broker, monkeypatch: pytest.
             assert await coming == ["x"]
         finally:
             again.kill()
+
+
+async def test_a_sender_cannot_end_a_mailbox_for_its_readers(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    messages = mq9.messages(made.mail_id)
+    await mq9.send(made.send_only, "not the end", headers={"Status": "410"})
+    await mq9.send(made.send_only, "after it")
+    assert await take(messages, 2) == ["not the end", "after it"]
+    await messages.aclose()

@@ -175,12 +175,12 @@ async def test_reading_again_consumes_nothing(alice: Client, bob: Client) -> Non
         await call(alice, "send", to=to_bob, body=str(number))
     page = await call(bob, "check_inbox", include_read=True, limit=2)
     assert bodies(page) == ["0", "1"]
-    assert (page["more"], page["waiting"], page["unread"]) == (True, 5, 5)
+    assert (page["more"], page["unread"], "waiting" in page) == (True, 5, False)
     page = await call(bob, "check_inbox", mailbox=page["next"], limit=2)
     assert bodies(page) == ["2", "3"]
     page = await call(bob, "check_inbox", mailbox=page["next"], limit=2)
     assert bodies(page) == ["4"]
-    assert "next" not in page
+    assert not {"next", "more"} & page.keys()
     assert bodies(await call(bob, "check_inbox")) == ["0", "1", "2", "3", "4"]
 
 
