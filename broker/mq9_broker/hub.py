@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Promise = tuple[list[bytes], int, int, "Session", bytes, bytes]
 
 _PREFIX = PREFIX.encode()
+_BROADCAST = _PREFIX + b"BROADCAST."
 _NO_RESPONDERS = b"NATS/1.0 503\r\n"
 
 
@@ -156,7 +157,7 @@ class Hub:
         subject, queue = subscription.subject, subscription.queue
         if not subject.startswith(_PREFIX) or covers_broadcasts(subject):
             self._tree.insert(subject, queue, subscription)
-            if subject == SUBJECT and not queue:
+            if not queue and subject.startswith(_BROADCAST) and subjects.matches(subject, SUBJECT):
                 self._feed(subscription, BoardFeed(subscription, self.board))
             return True
         if subject == _PREFIX + b"PUBLIC.LIST" and not queue:

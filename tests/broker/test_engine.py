@@ -703,15 +703,19 @@ def test_a_declaration_that_got_a_mailbox_later_stays_after_the_hour(broker: Bro
 
 def test_a_new_subscriber_gets_what_is_remembered_and_then_live_ones_once(broker: Broker, client: Client) -> None:
     declare(client, "a", "1")
-    reader, wide, queue = broker.client(), broker.client(), broker.client()
-    sid = reader.subscribe(BOARD)
-    wide.subscribe("BROADCAST.>")
+    readers = [broker.client() for _ in range(3)]
+    for reader, subject in zip(readers, (BOARD, "BROADCAST.system.*", "BROADCAST.>"), strict=True):
+        reader.subscribe(subject)
+    queue, other = broker.client(), broker.client()
     queue.subscribe(BOARD, "q")
+    other.subscribe("BROADCAST.pipeline.>")
     declare(client, "b", "1")
     declare(client, "a", "2")
-    seen = [(frame.json["from"], frame.json["what"]) for frame in reader.take(sid)]
-    assert seen == [("a", "1"), ("b", "1"), ("a", "2")]
-    assert len(wide.take()) == len(queue.take()) == 2
+    for reader in readers:
+        seen = [(frame.json["from"], frame.json["what"]) for frame in reader.take()]
+        assert seen == [("a", "1"), ("b", "1"), ("a", "2")]
+    assert len(queue.take()) == 2
+    assert other.take() == []
 
 
 def test_a_declaration_in_the_turn_of_the_subscription_comes_once(broker: Broker, client: Client) -> None:

@@ -272,7 +272,7 @@ async def test_an_agent_speaks_as_the_mailboxes_it_made(alice: Client, bob: Clie
 async def test_a_private_address_never_gets_into_a_message(agent: Open, bob: Client, peer: Peer) -> None:
     to_bob = await own_address(bob)
     made = await peer.create()  # somebody gave alice its mail_id
-    listening = await peer.listen("$mq9.AI.BROADCAST.>")
+    listening = await peer.listen("$mq9.AI.BROADCAST.a.>")
     async with agent("alice") as alice:
         await call(alice, "send", to=to_bob, body="x", reply_to=made["mail_id"])
         await call(alice, "send", to="broadcast.a.b", body="x", reply_to=made["mail_id"])
