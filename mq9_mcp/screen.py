@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from mq9_mcp.envelope import unseal
 from mq9_mcp.mail import Listed, Message
 
 Part = str | tuple[str, str]  # text, or text and its rich style
@@ -136,15 +137,7 @@ def words(seconds: int) -> str:
 
 def _envelope(message: Message) -> tuple[str, str]:
     """The subject and the text of a message: of an agent's envelope, or all of it."""
-    try:
-        text = message.payload.decode()
-    except UnicodeDecodeError:
+    letter = unseal(message.payload)
+    if letter.encoding:
         return "", f"({len(message.payload)} bytes that are not text: --json shows them as base64)"
-    try:
-        content = json.loads(text) if text.startswith("{") else None
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("body"), str):
-        return "", text
-    subject = content.get("subject")
-    return subject if isinstance(subject, str) else "", content["body"]
+    return letter.subject, letter.body

@@ -108,24 +108,23 @@ class Hub:
         else:
             session.send(wire.error(f'Permissions Violation for Publish to "{subject.decode("utf-8", "replace")}"'))
 
-    def route(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> int:
-        """Core pub/sub: to every plain subscription and to one member of each queue group. Gives how many."""
+    def route(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
+        """Core pub/sub: to every plain subscription and to one member of each queue group."""
         interest = self._tree.match(subject)
-        count = 0
+        heard = False
         if interest is not None:
             # a copy, because a delivery can end a subscription
             for subscription in tuple(interest.plain):
                 if subscription.session is not session or session.echo:
                     self._deliver(subscription, subject, reply, header, payload)
-                    count += 1
+                    heard = True
             for members in list(interest.queues.values()):
                 able = members if session.echo else [member for member in members if member.session is not session]
                 if able:
                     self._deliver(self._choose.choice(able), subject, reply, header, payload)
-                    count += 1
-        if not count and reply and session.no_responders:
+                    heard = True
+        if not heard and reply and session.no_responders:
             self._no_responders(session, subject, reply)
-        return count
 
     def _deliver(self, subscription: Subscription, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         session = subscription.session

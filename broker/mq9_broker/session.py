@@ -52,7 +52,6 @@ class Session:
         self.client_id = client_id
         self._max_subscriptions = limits.max_subscriptions
         self._max_pending = limits.max_pending
-        self.name = ""
         self.verbose = True
         self.pedantic = True
         self.talkative = True
@@ -60,7 +59,6 @@ class Session:
         self.headers = False
         self.no_responders = False
         self.dynamic = False
-        self.connected = False
         self.closing = False
         self.closed = False
         self.heard = True
@@ -141,9 +139,6 @@ class Session:
         if self.no_responders and not self.headers:
             raise ProtocolError("no responders requires headers support")
         self.dynamic = protocol == 1
-        name = options.get("name")
-        self.name = name if isinstance(name, str) else ""
-        self.connected = True
         if self.verbose:
             self.send(wire.OK)
 
