@@ -45,11 +45,14 @@ def frame(subscription: Subscription, form: bytes, bare: bool, msg_id: int, valu
         # nothing but a priority and a payload: no need to take it apart
         word, head = _PLAIN[value[0]]
         lines = head % (msg_id, keys.created_of(value))
+        subscription.session.out_bytes += len(lines) + len(value) - 27
         return wire.headed_message(form if bare else form + word, subscription.sid, b"", lines, value[27:])
     message = keys.decode_message(value)
     word = WORDS[message.code].encode()
     subject = form if bare else form + b"." + word
-    if not subscription.session.headers:
+    session = subscription.session
+    session.out_bytes += len(message.payload)
+    if not session.headers:
         return wire.message(subject, subscription.sid, message.reply, message.payload)
     lines = b"%b%bmq9-msg-id: %d\r\nmq9-priority: %b\r\nmq9-time: %d\r\n" % (
         headers.FIRST_LINE,
@@ -66,6 +69,7 @@ def frame(subscription: Subscription, form: bytes, bare: bool, msg_id: int, valu
         lines += b"mq9-hops: %d\r\n" % message.hops
     if deliveries:
         lines += b"mq9-deliveries: %d\r\n" % deliveries
+    session.out_bytes += len(lines) + 2
     return wire.headed_message(subject, subscription.sid, message.reply, lines + b"\r\n", message.payload)
 
 
@@ -133,6 +137,8 @@ class MailboxFeed:
         if subscription.session.headers:
             status = b"NATS/1.0 410 Mailbox Expired\r\n\r\n"
             subscription.session.send(wire.headed_message(self.form, subscription.sid, b"", status, b""))
+            subscription.session.out_bytes += len(status)
+            subscription.delivered += 1
         subscription.session.end(subscription)
 
     def _send(self, msg_id: int, value: bytes) -> bool:
@@ -230,6 +236,7 @@ class DirectoryFeed:
         event = {"event": change.event} | listing(change)
         payload = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
         subscription.session.owed += len(payload)
+        subscription.session.out_bytes += len(payload)
         subscription.session.send(wire.message(subscription.subject, subscription.sid, b"", payload))
         return subscription.session.count(subscription)
 
@@ -255,6 +262,7 @@ class BoardFeed:
         for key, payload in self._board.remembered(self._after, self._upto, now):
             self._after = key
             session.owed += len(payload)
+            session.out_bytes += len(payload)
             session.send(wire.message(SUBJECT, subscription.sid, b"", payload))
             if session.count(subscription):
                 return False

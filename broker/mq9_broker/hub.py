@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,6 +77,7 @@ class Hub:
         self._directory: dict[DirectoryFeed, None] = {}
         self._stirred: dict[Mailbox, None] = {}
         self._choose = choose
+        self._chance = choose.random
 
     def touch(self, session: Session) -> None:
         """The session has something to write."""
@@ -110,21 +112,38 @@ class Hub:
 
     def route(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         """Core pub/sub: to every plain subscription and to one member of each queue group."""
-        interest = self._tree.match(subject)
+        plain, queues = self._tree.match(subject)
         heard = False
-        if interest is not None:
-            # a copy, because a delivery can end a subscription
-            for subscription in tuple(interest.plain):
-                if subscription.session is not session or session.echo:
-                    self._deliver(subscription, subject, reply, header, payload)
-                    heard = True
-            for members in list(interest.queues.values()):
+        for subscription in plain:
+            if subscription.session is not session or session.echo:
+                self._deliver(subscription, subject, reply, header, payload)
+                heard = True
+        if queues:
+            for members in queues.values():
                 able = members if session.echo else [member for member in members if member.session is not session]
                 if able:
-                    self._deliver(self._choose.choice(able), subject, reply, header, payload)
+                    self._deliver(able[int(self._chance() * len(able))], subject, reply, header, payload)
                     heard = True
         if not heard and reply and session.no_responders:
             self._no_responders(session, subject, reply)
+
+    def route_run(self, session: Session, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
+        """Several messages of one subject and size: what `route` does with each, at once where nobody can tell."""
+        plain, queues = self._tree.match(subject)
+        everybody = [*plain, *chain.from_iterable(queues.values())]
+        sessions = {subscription.session for subscription in everybody}
+        # one by one for who hears it twice, for a limit that may be reached in between, for who hears no echo, and for
+        # a sender that is told each time that nobody is there
+        if (
+            len(sessions) < len(everybody)
+            or any(subscription.limit for subscription in everybody)
+            or (session in sessions and not session.echo)
+            or (not everybody and reply)
+        ):
+            for body in bodies:
+                self.route(session, subject, reply, body[:header_size], body[header_size:])
+        else:
+            self._deliver_run(plain, queues, subject, reply, header_size, bodies)
 
     def _deliver(self, subscription: Subscription, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         session = subscription.session
@@ -132,20 +151,68 @@ class Hub:
             self.touched.append(session)
         if header and session.headers:
             session.out.append(wire.headed_message(subject, subscription.sid, reply, header, payload))
+            session.out_bytes += len(header)
         elif reply:
             session.out.append(wire.message(subject, subscription.sid, reply, payload))
         else:
             session.out.append(b"MSG %b %b %d\r\n%b\r\n" % (subject, subscription.sid, len(payload), payload))
+        session.out_bytes += len(payload)
         subscription.delivered += 1
         if subscription.delivered == subscription.limit:
             session.end(subscription)
 
+    def _deliver_run(
+        self,
+        plain: Sequence[Subscription],
+        queues: Mapping[bytes, Sequence[Subscription]],
+        subject: bytes,
+        reply: bytes,
+        header_size: int,
+        bodies: list[bytes],
+    ) -> None:
+        payloads = [body[header_size:] for body in bodies] if header_size else bodies
+        # subscriptions with the same sid get the same bytes
+        headed: dict[bytes, bytes] = {}
+        bare: dict[bytes, bytes] = {}
+        for subscription in plain:
+            sid = subscription.sid
+            if header_size and subscription.session.headers:
+                frames = headed.get(sid)
+                if frames is None:
+                    frames = headed[sid] = wire.headed_messages(subject, sid, reply, header_size, bodies)
+                self._give(subscription, frames, bodies)
+            else:
+                frames = bare.get(sid)
+                if frames is None:
+                    frames = bare[sid] = wire.messages(subject, sid, reply, payloads)
+                self._give(subscription, frames, payloads)
+        for members in queues.values():
+            shares: dict[Subscription, list[int]] = {}
+            for number, member in enumerate(self._choose.choices(members, k=len(bodies))):
+                shares.setdefault(member, []).append(number)
+            for member, share in shares.items():
+                if header_size and member.session.headers:
+                    mine = [bodies[number] for number in share]
+                    frames = wire.headed_messages(subject, member.sid, reply, header_size, mine)
+                else:
+                    mine = [payloads[number] for number in share]
+                    frames = wire.messages(subject, member.sid, reply, mine)
+                self._give(member, frames, mine)
+
+    def _give(self, subscription: Subscription, frames: bytes, bodies: list[bytes]) -> None:
+        session = subscription.session
+        if not session.out:
+            self.touched.append(session)
+        session.out.append(frames)
+        session.out_bytes += len(bodies) * len(bodies[0])
+        subscription.delivered += len(bodies)
+
     def _no_responders(self, session: Session, subject: bytes, reply: bytes) -> None:
-        interest = self._tree.match(reply)
-        for subscription in interest.plain if interest else ():
+        for subscription in self._tree.match(reply).plain:
             if subscription.session is session:
                 header = _NO_RESPONDERS + b"Nats-Subject: " + subject + b"\r\n\r\n"
                 session.send(wire.headed_message(reply, subscription.sid, b"", header, b""))
+                session.out_bytes += len(header)
                 session.count(subscription)
                 return
 

@@ -8,12 +8,15 @@ from weakref import WeakSet
 
 from mq9_broker import subjects, wire
 from mq9_broker.errors import ProtocolError
-from mq9_broker.model import Limits
+from mq9_broker.model import PREFIX, Limits
 
 if TYPE_CHECKING:
     from mq9_broker.feeds import Feed
     from mq9_broker.groups import Group
     from mq9_broker.hub import Hub
+
+
+_PREFIX = PREFIX.encode()
 
 
 class Transport(Protocol):
@@ -45,6 +48,41 @@ Confirmation = tuple["Group", int, Subscription]
 
 class Session:
     """The state of one connection. It receives the parser's calls and answers by `send`; the committer writes."""
+
+    __slots__ = (
+        "_by_subject",
+        "_max_pending",
+        "_max_subscriptions",
+        "_other_wildcards",
+        "_out_msgs_of_ended",
+        "client_id",
+        "closed",
+        "closing",
+        "dynamic",
+        "echo",
+        "feeds",
+        "groups",
+        "headers",
+        "heard",
+        "hub",
+        "in_bytes",
+        "in_msgs",
+        "late_pongs",
+        "no_responders",
+        "out",
+        "out_bytes",
+        "owed",
+        "paused",
+        "pedantic",
+        "pings",
+        "pushed_to",
+        "subscriptions",
+        "talkative",
+        "transport",
+        "unconfirmed",
+        "verbose",
+        "waiters",
+    )
 
     def __init__(self, hub: Hub, transport: Transport, client_id: int, limits: Limits) -> None:
         self.hub = hub
@@ -79,6 +117,16 @@ class Session:
         # each PING that is out, with the group messages written before it
         self.pings: deque[list[Confirmation]] = deque()
         self.unconfirmed: list[Confirmation] = []
+        #: messages published by this client, and bytes of headers and payloads each way
+        self.in_msgs = 0
+        self.in_bytes = 0
+        self.out_bytes = 0
+        self._out_msgs_of_ended = 0
+
+    @property
+    def out_msgs(self) -> int:
+        """Messages delivered to this client."""
+        return self._out_msgs_of_ended + sum(subscription.delivered for subscription in self.subscriptions.values())
 
     def send(self, frame: bytes) -> None:
         """Give a frame to the client at the end of the turn."""
@@ -92,12 +140,26 @@ class Session:
         if (header and not self.headers) or self.owed > self._max_pending:
             # (a turn's worth of requests can ask for gigabytes: no more is answered than may be pending)
             raise ProtocolError(None)
+        self.in_msgs += 1
+        self.in_bytes += len(header) + len(payload)
         if self.talkative:
             if self.pedantic and not subjects.valid_subject(subject):
                 self.send(wire.error("Invalid Publish Subject"))
             if self.verbose:
                 self.send(wire.OK)
         self.hub.publish(self, subject, reply, header, payload)
+
+    def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
+        if self.talkative or subject[:8] == _PREFIX:
+            # each one is answered, or may raise
+            for body in bodies:
+                self.on_publish(subject, reply, body[:header_size], body[header_size:])
+            return
+        if (header_size and not self.headers) or self.owed > self._max_pending:
+            raise ProtocolError(None)
+        self.in_msgs += len(bodies)
+        self.in_bytes += len(bodies) * len(bodies[0])
+        self.hub.route_run(self, subject, reply, header_size, bodies)
 
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None:
         if not subjects.valid_pattern(subject):
@@ -167,6 +229,7 @@ class Session:
         """The subscription is over. `returned`: what a group gave it and it has not confirmed goes back."""
         if self.subscriptions.pop(subscription.sid, None) is None:
             return
+        self._out_msgs_of_ended += subscription.delivered
         same = self._by_subject[subscription.subject]
         del same[subscription]
         if not same:
@@ -196,6 +259,7 @@ class Session:
         for subscription in found:
             if subscription.feed is None:
                 self.owed += len(payload)
+                self.out_bytes += len(payload)
                 if not self.out:
                     self.hub.touch(self)
                 self.out.append(b"MSG %b %b %d\r\n%b\r\n" % (subject, subscription.sid, len(payload), payload))

@@ -1,16 +1,18 @@
 """Subjects: what is valid, what matches what, and the tree of subscriptions.
 
 Matching costs what matches: literal subscriptions are found by one look-up, wildcards by walking the subject's own
-tokens, and what a subject matched is remembered until the wildcards change.
+tokens, and what a subject matched is remembered until a subscription that may concern it comes or goes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 S = TypeVar("S")
-_CACHED = 4096
+#: How many subjects and subscriptions the cache may name: each subject weighs as much as 64 subscriptions.
+_CACHED = 262_144
+_WEIGHT = 64
 
 
 def valid_pattern(subject: bytes) -> bool:
@@ -46,126 +48,154 @@ def matches(pattern: bytes, subject: bytes) -> bool:
     return len(wanted) == len(tokens)
 
 
-@dataclass(slots=True)
-class Interest(Generic[S]):
-    """Who wants a subject: plain subscriptions, and per queue group its members."""
+class Matched(NamedTuple, Generic[S]):
+    """Who wants a subject: plain subscriptions, and per queue group its members. It does not change any more."""
 
-    plain: dict[S, None] = field(default_factory=dict)
-    queues: dict[bytes, list[S]] = field(default_factory=dict)
+    plain: Sequence[S] = ()
+    queues: Mapping[bytes, Sequence[S]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self.plain or self.queues)
+
+class _Interest(Generic[S]):
+    """The subscriptions with one pattern, plain ones under the queue b"", and what lies below it in the tree."""
+
+    __slots__ = ("children", "queues")
+
+    def __init__(self) -> None:
+        self.children: dict[bytes, _Interest[S]] = {}
+        self.queues: dict[bytes, dict[S, None]] = {}
 
     def add(self, queue: bytes, subscription: S) -> None:
-        if queue:
-            self.queues.setdefault(queue, []).append(subscription)
-        else:
-            self.plain[subscription] = None
+        self.queues.setdefault(queue, {})[subscription] = None
 
     def remove(self, queue: bytes, subscription: S) -> None:
-        if not queue:
-            del self.plain[subscription]
-            return
         members = self.queues[queue]
-        members.remove(subscription)
+        del members[subscription]
         if not members:
             del self.queues[queue]
-
-    def merged(self, other: Interest[S]) -> Interest[S]:
-        both = Interest(self.plain | other.plain, {queue: list(members) for queue, members in self.queues.items()})
-        for queue, members in other.queues.items():
-            both.queues.setdefault(queue, []).extend(members)
-        return both
-
-
-@dataclass(slots=True)
-class _Node(Generic[S]):
-    children: dict[bytes, _Node[S]] = field(default_factory=dict)
-    interest: Interest[S] = field(default_factory=Interest)
 
 
 class SubscriptionTree(Generic[S]):
     """All ordinary subscriptions by subject."""
 
     def __init__(self) -> None:
-        self._literal: dict[bytes, Interest[S]] = {}
-        self._root: _Node[S] = _Node()
-        self._cache: dict[bytes, Interest[S]] = {}
-        self._wildcards = 0
+        self._literal: dict[bytes, _Interest[S]] = {}
+        self._root: _Interest[S] = _Interest()
+        self._cache: dict[bytes, Matched[S]] = {}
+        # what is in the cache by first token: a wildcard that comes or goes behind a token concerns those alone
+        self._cached: dict[bytes, set[bytes]] = {}
+        self._weight = 0
 
     def insert(self, pattern: bytes, queue: bytes, subscription: S) -> None:
         if not is_wildcard(pattern):
             interest = self._literal.get(pattern)
             if interest is None:
-                interest = self._literal[pattern] = Interest()
+                interest = self._literal[pattern] = _Interest()
             interest.add(queue, subscription)
+            self._forget_subject(pattern)
             return
         node = self._root
-        for token in pattern.split(b"."):
+        tokens = pattern.split(b".")
+        for token in tokens:
             child = node.children.get(token)
             if child is None:
-                child = node.children[token] = _Node()
+                child = node.children[token] = _Interest()
             node = child
-        node.interest.add(queue, subscription)
-        self._wildcards += 1
-        self._cache.clear()
+        node.add(queue, subscription)
+        self._forget_behind(tokens[0])
 
     def remove(self, pattern: bytes, queue: bytes, subscription: S) -> None:
         """Take out what was inserted with the same arguments; branches left empty go with it."""
         if not is_wildcard(pattern):
             interest = self._literal[pattern]
             interest.remove(queue, subscription)
-            if not interest:
+            if not interest.queues:
                 del self._literal[pattern]
+            self._forget_subject(pattern)
             return
         path = [self._root]
         tokens = pattern.split(b".")
         for token in tokens:
             path.append(path[-1].children[token])
-        path[-1].interest.remove(queue, subscription)
+        path[-1].remove(queue, subscription)
         for parent, token in zip(reversed(path[:-1]), reversed(tokens), strict=True):
             child = parent.children[token]
-            if child.children or child.interest:
+            if child.children or child.queues:
                 break
             del parent.children[token]
-        self._wildcards -= 1
-        self._cache.clear()
+        self._forget_behind(tokens[0])
 
-    def match(self, subject: bytes) -> Interest[S] | None:
-        """Who wants `subject`; None when nobody does. The answer is the tree's own: read it, don't keep it."""
+    def match(self, subject: bytes) -> Matched[S]:
+        """Who wants `subject`."""
+        matched = self._cache.get(subject)
+        if matched is None:
+            matched = self._look_up(subject)
+        return matched
+
+    def _look_up(self, subject: bytes) -> Matched[S]:
+        tokens = subject.split(b".")
+        found: list[_Interest[S]] = []
         literal = self._literal.get(subject)
-        if not self._wildcards:
-            return literal
-        wild = self._cache.get(subject)
-        if wild is None:
-            wild = Interest()
-            tokens = subject.split(b".")
-            if b"" not in tokens:
-                self._walk(self._root, tokens, 0, wild)
-            if len(self._cache) >= _CACHED:
-                self._cache.clear()
-            self._cache[subject] = wild
-        if literal is None:
-            return wild or None
-        return literal.merged(wild) if wild else literal
+        if literal is not None:
+            found.append(literal)
+        if self._root.children and b"" not in tokens:
+            _walk(self._root, tokens, 0, found)
+        plain: list[S] = []
+        queues: dict[bytes, list[S]] = {}
+        for interest in found:
+            for queue, members in interest.queues.items():
+                (queues.setdefault(queue, []) if queue else plain).extend(members)
+        matched = Matched(plain, queues)
+        self._weight += _weight(matched)
+        if self._weight > _CACHED:
+            self._forget_all()
+            self._weight = _weight(matched)
+        self._cache[subject] = matched
+        self._cached.setdefault(tokens[0], set()).add(subject)
+        return matched
 
-    def _walk(self, node: _Node[S], tokens: list[bytes], index: int, found: Interest[S]) -> None:
-        children = node.children
-        rest = children.get(b">")
-        if rest is not None:
-            self._collect(rest.interest, found)
-        last = index == len(tokens) - 1
-        for token in (tokens[index], b"*"):
-            child = children.get(token)
-            if child is None:
-                continue
-            if last:
-                self._collect(child.interest, found)
-            else:
-                self._walk(child, tokens, index + 1, found)
+    def _forget_subject(self, subject: bytes) -> None:
+        """A literal subscription came or went: forget what its subject matched."""
+        matched = self._cache.pop(subject, None)
+        if matched is not None:
+            self._weight -= _weight(matched)
+            token = subject.split(b".", 1)[0]
+            beside = self._cached[token]
+            beside.remove(subject)
+            if not beside:
+                del self._cached[token]
 
-    @staticmethod
-    def _collect(interest: Interest[S], found: Interest[S]) -> None:
-        found.plain.update(interest.plain)
-        for queue, members in interest.queues.items():
-            found.queues.setdefault(queue, []).extend(members)
+    def _forget_behind(self, token: bytes) -> None:
+        """A wildcard with this first token came or went: forget what it may concern."""
+        if token in (b"*", b">"):
+            self._forget_all()
+            return
+        for subject in self._cached.pop(token, ()):
+            self._weight -= _weight(self._cache.pop(subject))
+
+    def _forget_all(self) -> None:
+        self._cache.clear()
+        self._cached.clear()
+        self._weight = 0
+
+
+def _weight(matched: Matched[S]) -> int:
+    return _WEIGHT + len(matched.plain) + sum(map(len, matched.queues.values()))
+
+
+def _walk(node: _Interest[S], tokens: list[bytes], index: int, found: list[_Interest[S]]) -> None:
+    """Add to `found` what matches the tokens from `index` on, below a node."""
+    children = node.children
+    rest = children.get(b">")
+    if rest is not None:
+        found.append(rest)
+    last = index == len(tokens) - 1
+    token = tokens[index]
+    # (a subject may have a token `*` or `>`: nobody forbids to publish to it)
+    for name in (token, b"*") if token not in (b"*", b">") else (b"*",):
+        child = children.get(name)
+        if child is None:
+            continue
+        if last:
+            found.append(child)
+        else:
+            _walk(child, tokens, index + 1, found)

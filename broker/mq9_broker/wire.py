@@ -11,6 +11,7 @@ OK = b"+OK\r\n"
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 
+_CRLF = b"\r\n"
 _VERBS = (b"PUB", b"HPUB", b"SUB", b"UNSUB", b"PING", b"PONG", b"CONNECT", b"INFO", b"+OK", b"-ERR")
 _P = ord("P")
 _LONGEST_VERB = max(map(len, _VERBS))
@@ -20,6 +21,10 @@ class Receiver(Protocol):
     """What a parser calls, in the order of the bytes. Any of them may raise ProtocolError."""
 
     def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None: ...
+    def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
+        """Several publishes with the same control line; each body is a header of `header_size` and a payload."""
+        ...
+
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None: ...
     def on_unsubscribe(self, sid: bytes, max_messages: int) -> None: ...
     def on_connect(self, options: dict[str, Any]) -> None: ...
@@ -55,9 +60,10 @@ class Parser:
         elif self._rest:
             data = self._rest + data
             self._rest = b""
-        publish = self._receiver.on_publish
+        receiver = self._receiver
+        publish = receiver.on_publish
         limit = self._line_limit
-        find = data.find
+        find, startswith = data.find, data.startswith
         end = len(data)
         pos = 0
         while pos < end:
@@ -67,12 +73,19 @@ class Parser:
                 return
             if eol - pos <= limit:
                 # the common frame, when it is whole; everything else goes the long way below
-                args = data[pos:eol].split()
+                start = eol + 1
+                line = data[pos:start]
+                args = line.split()
                 if 3 <= len(args) <= 4 and args[0] == b"PUB" and args[-1].isdigit() and data[pos] == _P:
-                    start = eol + 1
                     stop = start + int(args[-1])
-                    if stop - start <= self._payload_limit and data[stop : stop + 2] == b"\r\n":
-                        publish(args[1], args[2] if len(args) == 4 else b"", b"", data[start:stop])
+                    if stop - start <= self._payload_limit and data[stop : stop + 2] == _CRLF:
+                        reply = args[2] if len(args) == 4 else b""
+                        if startswith(line, stop + 2):
+                            bodies = _run(data, line, start, stop)
+                            receiver.on_run(args[1], reply, 0, bodies)
+                            pos = stop + 2 + (len(bodies) - 1) * (stop + 2 - pos)
+                            continue
+                        publish(args[1], reply, b"", data[start:stop])
                         pos = stop + 2
                         continue
             head = data[pos : pos + 5]
@@ -116,8 +129,14 @@ class Parser:
                 self._parts = [data[pos:]]
                 self._missing = stop + 2 - end
                 return
-            if data[stop : stop + 2] != b"\r\n":
+            if data[stop : stop + 2] != _CRLF:
                 raise ProtocolError("Unknown Protocol Operation")
+            line = data[pos:start]
+            if startswith(line, stop + 2):
+                bodies = _run(data, line, start, stop)
+                receiver.on_run(args[0], reply, middle - start, bodies)
+                pos = stop + 2 + (len(bodies) - 1) * (stop + 2 - pos)
+                continue
             publish(args[0], reply, data[start:middle], data[middle:stop])
             pos = stop + 2
 
@@ -173,6 +192,19 @@ class Parser:
             raise ProtocolError("Unknown Protocol Operation")
 
 
+def _run(data: bytes, line: bytes, start: int, stop: int) -> list[bytes]:
+    """The body data[start:stop] and those that follow it, whole, each behind the same control line."""
+    startswith, between = data.startswith, _CRLF + line
+    step = stop - start + len(between)
+    last = stop
+    while startswith(between, last):
+        last += step
+    if data[last : last + 2] != _CRLF:
+        last -= step
+    size = stop - start
+    return [data[at : at + size] for at in range(start, last + 1, step)]
+
+
 def info(fields: dict[str, Any]) -> bytes:
     """The INFO line."""
     return b"INFO " + json.dumps(fields, separators=(",", ":")).encode() + b" \r\n"
@@ -196,3 +228,22 @@ def headed_message(subject: bytes, sid: bytes, reply: bytes, header: bytes, payl
     if reply:
         return b"HMSG %b %b %b %d %d\r\n%b%b\r\n" % (subject, sid, reply, size, size + len(payload), header, payload)
     return b"HMSG %b %b %d %d\r\n%b%b\r\n" % (subject, sid, size, size + len(payload), header, payload)
+
+
+def messages(subject: bytes, sid: bytes, reply: bytes, bodies: list[bytes]) -> bytes:
+    """The MSG frames of several payloads of one length, back to back."""
+    reply = reply and reply + b" "
+    return _joined(b"MSG %b %b %b%d\r\n" % (subject, sid, reply, len(bodies[0])), bodies)
+
+
+def headed_messages(subject: bytes, sid: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> bytes:
+    """The HMSG frames of several bodies of one length, each a header of `header_size` and a payload, back to back."""
+    reply = reply and reply + b" "
+    return _joined(b"HMSG %b %b %b%d %d\r\n" % (subject, sid, reply, header_size, len(bodies[0])), bodies)
+
+
+def _joined(line: bytes, bodies: list[bytes]) -> bytes:
+    if len(bodies) == 1:
+        return line + bodies[0] + _CRLF
+    # one copy of everything, not one for each end
+    return (_CRLF + line).join([line + bodies[0], *bodies[1:-1], bodies[-1] + _CRLF])

@@ -67,7 +67,7 @@ def test_matching(pattern: bytes, subject: bytes, expected: bool) -> None:
     assert naive(pattern, subject) is expected
     tree: SubscriptionTree[str] = SubscriptionTree()
     tree.insert(pattern, b"", "one")
-    assert bool(tree.match(subject)) is expected
+    assert tree.match(subject) == ((["one"] if expected else []), {})
 
 
 def naive(pattern: bytes, subject: bytes) -> bool:
@@ -97,6 +97,8 @@ def test_matches_is_the_definition(pattern: bytes, subject: bytes) -> None:
 
 
 # ---- the tree ----
+
+NOBODY: tuple[list[int], dict[bytes, list[int]]] = ([], {})
 
 _entry = st.tuples(_pattern, st.sampled_from([b"", b"", b"q1", b"q2"]))
 
@@ -130,10 +132,6 @@ def test_the_tree_finds_what_looking_at_all_finds(
             for n, (pattern, queue) in sorted(present.items()):
                 if queue and naive(pattern, subject):
                     queues.setdefault(queue, []).append(n)
-            if not plain and not queues:
-                assert not found
-                continue
-            assert found is not None
             assert sorted(found.plain) == plain
             assert {queue: sorted(members) for queue, members in found.queues.items()} == queues
 
@@ -147,7 +145,14 @@ def test_what_is_emptied_leaves_nothing_behind() -> None:
         tree.remove(pattern, queue, number)
     assert tree._literal == {}
     assert tree._root.children == {}
-    assert tree.match(b"a.b") is None
+    assert tree.match(b"a.b") == NOBODY
+    for number, (pattern, queue) in enumerate(entries):
+        # a subject that was looked up and is not any more
+        tree.insert(pattern, queue, number)
+        tree.match(b"a.b")
+        tree.remove(pattern, queue, number)
+    tree.insert(b"*", b"", 1)
+    assert (tree._cache, tree._cached, tree._weight) == ({}, {}, 0)
 
 
 def test_what_is_not_a_subject_matches_no_wildcard() -> None:
@@ -155,7 +160,7 @@ def test_what_is_not_a_subject_matches_no_wildcard() -> None:
     tree.insert(b">", b"", 1)
     tree.insert(b"a.*", b"", 2)
     for subject in (b"", b".", b"a.", b".a", b"a..b"):
-        assert not tree.match(subject), subject
+        assert tree.match(subject) == NOBODY, subject
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -163,8 +168,69 @@ def test_what_is_remembered_is_bounded() -> None:
     tree: SubscriptionTree[int] = SubscriptionTree()
     tree.insert(b"a.*", b"", 1)
     for number in range(10_000):
-        assert tree.match(b"a.%d" % number)
+        assert tree.match(b"a.%d" % number).plain == [1]
     assert len(tree._cache) <= 4096
+    for number in range(10_000):
+        tree.insert(b"b.>", b"", number)
+    for number in range(100):
+        assert len(tree.match(b"b.%d" % number).plain) == 10_000
+    assert len(tree._cache) <= 26
+
+
+def test_what_is_remembered_of_subjects_that_come_and_go_is_bounded() -> None:
+    tree: SubscriptionTree[int] = SubscriptionTree()
+    for number in range(100):
+        tree.insert(b"a.%d" % number, b"", 1)
+        tree.match(b"a.%d" % number)
+        tree.remove(b"a.%d" % number, b"", 1)
+    assert (tree._cache, tree._cached, tree._weight) == ({}, {}, 0)
+
+
+@pytest.mark.parametrize("pattern", [b"a.b", b"a.*", b"*.b", b">"])
+@pytest.mark.parametrize("queue", [b"", b"q"])
+def test_who_comes_and_goes_is_found_and_not_found(pattern: bytes, queue: bytes) -> None:
+    tree: SubscriptionTree[int] = SubscriptionTree()
+    for _ in range(2):
+        assert tree.match(b"a.b") == NOBODY
+        tree.insert(pattern, queue, 1)
+        assert tree.match(b"a.b") == (([], {b"q": [1]}) if queue else ([1], {}))
+        tree.remove(pattern, queue, 1)
+
+
+def test_a_wildcard_that_comes_or_goes_leaves_what_it_does_not_concern() -> None:
+    tree: SubscriptionTree[int] = SubscriptionTree()
+    tree.insert(b"hot.*", b"", 1)
+    hot = tree.match(b"hot.a")
+    for number in range(3):
+        tree.insert(b"_INBOX.%d.*" % number, b"", number)
+        tree.insert(b"hot.b", b"", number)
+        tree.remove(b"_INBOX.%d.*" % number, b"", number)
+    assert tree.match(b"hot.a") is hot
+    tree.insert(b"*.a", b"", 2)
+    assert tree.match(b"hot.a").plain == [1, 2]
+    assert hot.plain == [1]
+
+
+def test_a_storm_of_members_that_leave_costs_what_it_removes() -> None:
+    """In the order in which they came and the other way round."""
+
+    class Counting(int):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counting.compared += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    tree: SubscriptionTree[int] = SubscriptionTree()
+    members = [Counting(number) for number in range(2000)]
+    for member in members:
+        tree.insert(b"jobs", b"q", member)
+    for member in members[:1000] + members[:999:-1]:
+        tree.remove(b"jobs", b"q", member)
+    assert tree.match(b"jobs") == NOBODY
+    assert Counting.compared < 2000
 
 
 def test_removing_what_was_never_there_is_a_mistake() -> None:

@@ -32,6 +32,12 @@ class Recorder:
     def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         self.calls.append(("publish", subject, reply, header, payload))
 
+    def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
+        assert len(bodies) > 1
+        assert len(set(map(len, bodies))) == 1
+        for body in bodies:
+            self.on_publish(subject, reply, body[:header_size], body[header_size:])
+
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None:
         self.calls.append(("subscribe", subject, queue, sid))
 
