@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import core, create, drain, fetch, limit, push, sends, tools
+from benchmarks import connections, core, create, drain, fanout, fetch, limit, push, sends, subscriptions, tools
 from benchmarks.report import Report
 from benchmarks.servers import Server, ServerError, mq9_broker, nats_server
 from benchmarks.targets import JetStream, Mq9, Target
@@ -17,6 +17,9 @@ from benchmarks.wire import WireError
 COMPARED: dict[str, Callable[[Report, list[Target]], None]] = {
     "sends": sends.run,
     "core": core.run,
+    "fanout": fanout.run,
+    "subscriptions": subscriptions.run,
+    "connections": connections.run,
     "create": create.run,
     "drain": drain.run,
     "fetch": fetch.run,
@@ -56,6 +59,8 @@ def main() -> int:
 def _run(workload: str, report: Report, names: list[str]) -> None:
     """One workload with servers of its own, so that no workload finds what another one left."""
     started = time.monotonic()
+    if workload == "connections":
+        connections.allow_files()
     with tempfile.TemporaryDirectory(prefix="mq9-benchmark-") as folder, ExitStack() as stack:
         if workload == "limit":
             limit.run(report)

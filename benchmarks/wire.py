@@ -9,8 +9,9 @@ from typing import Any
 
 CHUNK = 1 << 18
 INBOX_LENGTH = len("_INBOX.") + 22
+HEADER = b"NATS/1.0\r\nSender: benchmark\r\n\r\n"
 _TIMEOUT = 20
-_CONNECT = json.dumps(
+CONNECT = json.dumps(
     {
         "verbose": False,
         "pedantic": False,
@@ -44,6 +45,11 @@ def pub(subject: str, payload: bytes = b"", reply: str = "") -> bytes:
     return b"PUB %s %d\r\n%b\r\n" % (f"{subject} {reply}".strip().encode(), len(payload), payload)
 
 
+def hpub(subject: str, payload: bytes = b"") -> bytes:
+    """An HPUB frame with a header of one line."""
+    return b"HPUB %b %d %d\r\n%b%b\r\n" % (subject.encode(), len(HEADER), len(HEADER) + len(payload), HEADER, payload)
+
+
 def compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
@@ -60,7 +66,7 @@ class Wire:
         self._rest = b""
         if not self._line().startswith(b"INFO "):
             raise WireError(f"no INFO from port {port}")
-        self.sock.sendall(b"CONNECT %b\r\nSUB %b.* 1\r\n" % (_CONNECT, self.inbox.encode()))
+        self.sock.sendall(b"CONNECT %b\r\nSUB %b.* 1\r\n" % (CONNECT, self.inbox.encode()))
         self.flush()
 
     def subscribe(self, subject: str, sid: int, queue: str = "") -> None:
