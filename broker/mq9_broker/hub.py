@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
@@ -87,9 +87,7 @@ class Hub:
     # publishing
 
     def publish(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
-        if subject[:8] != _PREFIX:
-            self.route(session, subject, reply, header, payload)
-            return
+        """What a client publishes under the prefix."""
         session.pushed_to = True
         self.taken += len(payload)
         try:
@@ -114,10 +112,15 @@ class Hub:
         """Core pub/sub: to every plain subscription and to one member of each queue group."""
         plain, queues = self._tree.match(subject)
         heard = False
-        for subscription in plain:
-            if subscription.session is not session or session.echo:
-                self._deliver(subscription, subject, reply, header, payload)
-                heard = True
+        if len(plain) > 1:
+            others = plain if session.echo else [each for each in plain if each.session is not session]
+            self._deliver_all(others, subject, reply, len(header), [header + payload])
+            heard = bool(others)
+        else:
+            for subscription in plain:
+                if subscription.session is not session or session.echo:
+                    self._deliver(subscription, subject, reply, header, payload)
+                    heard = True
         if queues:
             for members in queues.values():
                 able = members if session.echo else [member for member in members if member.session is not session]
@@ -142,73 +145,63 @@ class Hub:
         ):
             for body in bodies:
                 self.route(session, subject, reply, body[:header_size], body[header_size:])
-        else:
-            self._deliver_run(plain, queues, subject, reply, header_size, bodies)
+            return
+        self._deliver_all(plain, subject, reply, header_size, bodies)
+        for members in queues.values():
+            shares: dict[Subscription, list[bytes]] = {}
+            for body in bodies:
+                shares.setdefault(members[int(self._chance() * len(members))], []).append(body)
+            for member, share in shares.items():
+                self._deliver_all((member,), subject, reply, header_size, share)
 
     def _deliver(self, subscription: Subscription, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         session = subscription.session
+        size = len(payload)
+        if header and session.headers:
+            frame = wire.headed_message(subject, subscription.sid, reply, header, payload)
+            size += len(header)
+        elif reply:
+            frame = wire.message(subject, subscription.sid, reply, payload)
+        else:
+            frame = b"MSG %b %b %d\r\n%b\r\n" % (subject, subscription.sid, size, payload)
         if not session.out:
             self.touched.append(session)
-        if header and session.headers:
-            session.out.append(wire.headed_message(subject, subscription.sid, reply, header, payload))
-            session.out_bytes += len(header)
-        elif reply:
-            session.out.append(wire.message(subject, subscription.sid, reply, payload))
-        else:
-            session.out.append(b"MSG %b %b %d\r\n%b\r\n" % (subject, subscription.sid, len(payload), payload))
-        session.out_bytes += len(payload)
+        session.out.append(frame)
+        session.out_bytes += size
         subscription.delivered += 1
         if subscription.delivered == subscription.limit:
             session.end(subscription)
 
-    def _deliver_run(
-        self,
-        plain: Sequence[Subscription],
-        queues: Mapping[bytes, Sequence[Subscription]],
-        subject: bytes,
-        reply: bytes,
-        header_size: int,
-        bodies: list[bytes],
+    def _deliver_all(
+        self, plain: Sequence[Subscription], subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]
     ) -> None:
+        """Messages of one size to subscriptions that get all of them. None of these reaches its limit before the last;
+        those with the same sid share the bytes that are written."""
         payloads = [body[header_size:] for body in bodies] if header_size else bodies
-        # subscriptions with the same sid get the same bytes
+        count, size = len(bodies), len(bodies[0])
         headed: dict[bytes, bytes] = {}
         bare: dict[bytes, bytes] = {}
         for subscription in plain:
-            sid = subscription.sid
-            if header_size and subscription.session.headers:
+            sid, session = subscription.sid, subscription.session
+            if header_size and session.headers:
                 frames = headed.get(sid)
                 if frames is None:
                     frames = headed[sid] = wire.headed_messages(subject, sid, reply, header_size, bodies)
-                self._give(subscription, frames, bodies)
+                session.out_bytes += count * size
             else:
                 frames = bare.get(sid)
                 if frames is None:
                     frames = bare[sid] = wire.messages(subject, sid, reply, payloads)
-                self._give(subscription, frames, payloads)
-        for members in queues.values():
-            shares: dict[Subscription, list[int]] = {}
-            for number, member in enumerate(self._choose.choices(members, k=len(bodies))):
-                shares.setdefault(member, []).append(number)
-            for member, share in shares.items():
-                if header_size and member.session.headers:
-                    mine = [bodies[number] for number in share]
-                    frames = wire.headed_messages(subject, member.sid, reply, header_size, mine)
-                else:
-                    mine = [payloads[number] for number in share]
-                    frames = wire.messages(subject, member.sid, reply, mine)
-                self._give(member, frames, mine)
-
-    def _give(self, subscription: Subscription, frames: bytes, bodies: list[bytes]) -> None:
-        session = subscription.session
-        if not session.out:
-            self.touched.append(session)
-        session.out.append(frames)
-        session.out_bytes += len(bodies) * len(bodies[0])
-        subscription.delivered += len(bodies)
+                session.out_bytes += count * (size - header_size)
+            if not session.out:
+                self.touched.append(session)
+            session.out.append(frames)
+            subscription.delivered += count
+            if subscription.delivered == subscription.limit:
+                session.end(subscription)
 
     def _no_responders(self, session: Session, subject: bytes, reply: bytes) -> None:
-        for subscription in self._tree.match(reply).plain:
+        for subscription in self._tree.match(reply)[0]:
             if subscription.session is session:
                 header = _NO_RESPONDERS + b"Nats-Subject: " + subject + b"\r\n\r\n"
                 session.send(wire.headed_message(reply, subscription.sid, b"", header, b""))

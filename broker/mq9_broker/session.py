@@ -147,7 +147,10 @@ class Session:
                 self.send(wire.error("Invalid Publish Subject"))
             if self.verbose:
                 self.send(wire.OK)
-        self.hub.publish(self, subject, reply, header, payload)
+        if subject[:8] == _PREFIX:
+            self.hub.publish(self, subject, reply, header, payload)
+        else:
+            self.hub.route(self, subject, reply, header, payload)
 
     def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
         if self.talkative or subject[:8] == _PREFIX:

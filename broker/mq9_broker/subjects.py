@@ -7,7 +7,7 @@ tokens, and what a subject matched is remembered until a subscription that may c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 S = TypeVar("S")
 #: How many subjects and subscriptions the cache may name: each subject weighs as much as 64 subscriptions.
@@ -48,11 +48,8 @@ def matches(pattern: bytes, subject: bytes) -> bool:
     return len(wanted) == len(tokens)
 
 
-class Matched(NamedTuple, Generic[S]):
-    """Who wants a subject: plain subscriptions, and per queue group its members. It does not change any more."""
-
-    plain: Sequence[S] = ()
-    queues: Mapping[bytes, Sequence[S]] = {}
+#: Who wants a subject: plain subscriptions, and per queue group its members. It does not change any more.
+Matched = tuple[Sequence[S], Mapping[bytes, Sequence[S]]]
 
 
 class _Interest(Generic[S]):
@@ -144,13 +141,17 @@ class SubscriptionTree(Generic[S]):
         for interest in found:
             for queue, members in interest.queues.items():
                 (queues.setdefault(queue, []) if queue else plain).extend(members)
-        matched = Matched(plain, queues)
-        self._weight += _weight(matched)
+        matched = plain, queues
+        weight = _weight(matched)
+        self._weight += weight
         if self._weight > _CACHED:
             self._forget_all()
-            self._weight = _weight(matched)
+            self._weight = weight
         self._cache[subject] = matched
-        self._cached.setdefault(tokens[0], set()).add(subject)
+        beside = self._cached.get(tokens[0])
+        if beside is None:
+            beside = self._cached[tokens[0]] = set()
+        beside.add(subject)
         return matched
 
     def _forget_subject(self, subject: bytes) -> None:
@@ -179,7 +180,8 @@ class SubscriptionTree(Generic[S]):
 
 
 def _weight(matched: Matched[S]) -> int:
-    return _WEIGHT + len(matched.plain) + sum(map(len, matched.queues.values()))
+    plain, queues = matched
+    return _WEIGHT + len(plain) + (sum(map(len, queues.values())) if queues else 0)
 
 
 def _walk(node: _Interest[S], tokens: list[bytes], index: int, found: list[_Interest[S]]) -> None:

@@ -14,6 +14,11 @@ PONG = b"PONG\r\n"
 _CRLF = b"\r\n"
 _VERBS = (b"PUB", b"HPUB", b"SUB", b"UNSUB", b"PING", b"PONG", b"CONNECT", b"INFO", b"+OK", b"-ERR")
 _P = ord("P")
+#: What was read out of control lines, because most come again, and the numbers that sizes stand for.
+_lines: dict[bytes, tuple[bytes, bytes, int]] = {}
+_sizes: dict[bytes, int] = {}
+_REMEMBERED = 1024
+_LONGEST_REMEMBERED = 192
 _LONGEST_VERB = max(map(len, _VERBS))
 
 
@@ -22,7 +27,7 @@ class Receiver(Protocol):
 
     def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None: ...
     def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
-        """Several publishes with the same control line; each body is a header of `header_size` and a payload."""
+        """Publishes with the same control line; each body is a header of `header_size` and a payload."""
         ...
 
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None: ...
@@ -63,9 +68,10 @@ class Parser:
         receiver = self._receiver
         publish = receiver.on_publish
         limit = self._line_limit
-        find, startswith = data.find, data.startswith
+        find, startswith, remembered = data.find, data.startswith, _lines.get
         end = len(data)
         pos = 0
+        before = b""
         while pos < end:
             eol = find(b"\n", pos)
             if eol < 0:
@@ -75,17 +81,20 @@ class Parser:
                 # the common frame, when it is whole; everything else goes the long way below
                 start = eol + 1
                 line = data[pos:start]
-                args = line.split()
-                if 3 <= len(args) <= 4 and args[0] == b"PUB" and args[-1].isdigit() and data[pos] == _P:
-                    stop = start + int(args[-1])
-                    if stop - start <= self._payload_limit and data[stop : stop + 2] == _CRLF:
-                        reply = args[2] if len(args) == 4 else b""
-                        if startswith(line, stop + 2):
+                known = remembered(line)
+                if known is None:
+                    known = _publish_line(line)
+                if known is not None:
+                    subject, reply, size = known
+                    stop = start + size
+                    if size <= self._payload_limit and data[stop : stop + 2] == _CRLF:
+                        if line == before and startswith(line, stop + 2):
                             bodies = _run(data, line, start, stop)
-                            receiver.on_run(args[1], reply, 0, bodies)
+                            receiver.on_run(subject, reply, 0, bodies)
                             pos = stop + 2 + (len(bodies) - 1) * (stop + 2 - pos)
                             continue
-                        publish(args[1], reply, b"", data[start:stop])
+                        publish(subject, reply, b"", data[start:stop])
+                        before = line
                         pos = stop + 2
                         continue
             head = data[pos : pos + 5]
@@ -132,12 +141,13 @@ class Parser:
             if data[stop : stop + 2] != _CRLF:
                 raise ProtocolError("Unknown Protocol Operation")
             line = data[pos:start]
-            if startswith(line, stop + 2):
+            if line == before and startswith(line, stop + 2):
                 bodies = _run(data, line, start, stop)
                 receiver.on_run(args[0], reply, middle - start, bodies)
                 pos = stop + 2 + (len(bodies) - 1) * (stop + 2 - pos)
                 continue
             publish(args[0], reply, data[start:middle], data[middle:stop])
+            before = line
             pos = stop + 2
 
     def _keep_line(self, rest: bytes) -> None:
@@ -190,6 +200,29 @@ class Parser:
             raise ProtocolError(None)
         else:
             raise ProtocolError("Unknown Protocol Operation")
+
+
+def _publish_line(line: bytes) -> tuple[bytes, bytes, int] | None:
+    """(subject, reply, size) of a PUB line that is as clients write it; None for any other line."""
+    args = line.split()
+    if not 3 <= len(args) <= 4 or args[0] != b"PUB" or line[0] != _P:
+        return None
+    size = _sizes.get(args[-1])
+    if size is None:
+        if not args[-1].isdigit():
+            return None
+        size = int(args[-1])
+        if len(_sizes) >= _REMEMBERED:
+            _sizes.clear()
+        _sizes[args[-1]] = size
+    if len(args) == 4:
+        # a reply subject is mostly one of its own
+        return args[1], args[2], size
+    if len(line) <= _LONGEST_REMEMBERED:
+        if len(_lines) >= _REMEMBERED:
+            _lines.clear()
+        _lines[line] = args[1], b"", size
+    return args[1], b"", size
 
 
 def _run(data: bytes, line: bytes, start: int, stop: int) -> list[bytes]:
