@@ -141,7 +141,9 @@ class Session:
             # (a turn's worth of requests can ask for gigabytes: no more is answered than may be pending)
             raise ProtocolError(None)
         self.in_msgs += 1
-        self.in_bytes += len(header) + len(payload)
+        self.in_bytes += len(payload)
+        if header:
+            self.in_bytes += len(header)
         if self.talkative:
             if self.pedantic and not subjects.valid_subject(subject):
                 self.send(wire.error("Invalid Publish Subject"))

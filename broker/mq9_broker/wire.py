@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mq9_broker.errors import ProtocolError
 
@@ -14,12 +14,14 @@ PONG = b"PONG\r\n"
 _CRLF = b"\r\n"
 _VERBS = (b"PUB", b"HPUB", b"SUB", b"UNSUB", b"PING", b"PONG", b"CONNECT", b"INFO", b"+OK", b"-ERR")
 _P = ord("P")
-#: What was read out of control lines, because most come again, and the numbers that sizes stand for.
-_lines: dict[bytes, tuple[bytes, bytes, int]] = {}
-_sizes: dict[bytes, int] = {}
-_REMEMBERED = 1024
-_LONGEST_REMEMBERED = 192
+_KNOWN = 1024
+_LONGEST_KNOWN = 192
 _LONGEST_VERB = max(map(len, _VERBS))
+
+V = TypeVar("V")
+#: What was read out of control lines without a reply subject (subject, size), and of sizes: most come again.
+_lines: dict[bytes, tuple[bytes, int]] = {}
+_sizes: dict[bytes, int] = {}
 
 
 class Receiver(Protocol):
@@ -68,10 +70,11 @@ class Parser:
         receiver = self._receiver
         publish = receiver.on_publish
         limit = self._line_limit
-        find, startswith, remembered = data.find, data.startswith, _lines.get
+        find, startswith = data.find, data.startswith
+        known_line, known_size = _lines.get, _sizes.get
         end = len(data)
         pos = 0
-        before = b""
+        before = reply = b""
         while pos < end:
             eol = find(b"\n", pos)
             if eol < 0:
@@ -81,22 +84,30 @@ class Parser:
                 # the common frame, when it is whole; everything else goes the long way below
                 start = eol + 1
                 line = data[pos:start]
-                known = remembered(line)
-                if known is None:
-                    known = _publish_line(line)
-                if known is not None:
-                    subject, reply, size = known
-                    stop = start + size
-                    if size <= self._payload_limit and data[stop : stop + 2] == _CRLF:
-                        if line == before and startswith(line, stop + 2):
-                            bodies = _run(data, line, start, stop)
-                            receiver.on_run(subject, reply, 0, bodies)
-                            pos = stop + 2 + (len(bodies) - 1) * (stop + 2 - pos)
-                            continue
-                        publish(subject, reply, b"", data[start:stop])
-                        before = line
-                        pos = stop + 2
+                size = -1
+                # a line without a reply subject has mostly come before, one with it hardly ever
+                if not reply and (known := known_line(line)) is not None:
+                    subject, size = known
+                else:
+                    args = line.split()
+                    count = len(args)
+                    if 3 <= count <= 4 and args[0] == b"PUB" and line[0] == _P:
+                        subject = args[1]
+                        reply = args[2] if count == 4 else b""
+                        size = known_size(args[-1], -1)
+                        if size >= 0 and not reply:
+                            _remember(_lines, line, (subject, size))
+                stop = start + size
+                if 0 <= size <= self._payload_limit and data[stop : stop + 2] == _CRLF:
+                    if line == before and startswith(line, stop + 2):
+                        bodies = _run(data, line, start, stop)
+                        receiver.on_run(subject, reply, 0, bodies)
+                        pos = stop + 2 + (len(bodies) - 1) * (stop + 2 - pos)
                         continue
+                    publish(subject, reply, b"", data[start:stop])
+                    before = line
+                    pos = stop + 2
+                    continue
             head = data[pos : pos + 5]
             headed = head == b"HPUB "
             if headed or head[:4] == b"PUB ":
@@ -129,11 +140,13 @@ class Parser:
                 raise ProtocolError(None)
             if not args[-1].isdigit():
                 raise ProtocolError(None)
-            stop = start + int(args[-1])
+            size = int(args[-1])
+            stop = start + size
             if middle > stop:
                 raise ProtocolError(None)
-            if stop - start > self._payload_limit:
+            if size > self._payload_limit:
                 raise ProtocolError("Maximum Payload Violation")
+            _remember(_sizes, args[-1], size)
             if stop + 2 > end:
                 self._parts = [data[pos:]]
                 self._missing = stop + 2 - end
@@ -202,27 +215,11 @@ class Parser:
             raise ProtocolError("Unknown Protocol Operation")
 
 
-def _publish_line(line: bytes) -> tuple[bytes, bytes, int] | None:
-    """(subject, reply, size) of a PUB line that is as clients write it; None for any other line."""
-    args = line.split()
-    if not 3 <= len(args) <= 4 or args[0] != b"PUB" or line[0] != _P:
-        return None
-    size = _sizes.get(args[-1])
-    if size is None:
-        if not args[-1].isdigit():
-            return None
-        size = int(args[-1])
-        if len(_sizes) >= _REMEMBERED:
-            _sizes.clear()
-        _sizes[args[-1]] = size
-    if len(args) == 4:
-        # a reply subject is mostly one of its own
-        return args[1], args[2], size
-    if len(line) <= _LONGEST_REMEMBERED:
-        if len(_lines) >= _REMEMBERED:
-            _lines.clear()
-        _lines[line] = args[1], b"", size
-    return args[1], b"", size
+def _remember(known: dict[bytes, V], text: bytes, meaning: V) -> None:
+    if len(text) <= _LONGEST_KNOWN:
+        if len(known) >= _KNOWN:
+            known.clear()
+        known[text] = meaning
 
 
 def _run(data: bytes, line: bytes, start: int, stop: int) -> list[bytes]:
