@@ -169,7 +169,7 @@ class Member(MailboxFeed):
         self.out = 0
         self.live = True  # the group drains, not its members
         group.members.append(self)
-        subscription.session.groups.add(group)
+        subscription.session.take_from(group)
 
     @property
     def ready(self) -> bool:

@@ -259,7 +259,7 @@ class Hub:
         """A session ended a subscription of its own."""
         feed = subscription.feed
         if feed is None or isinstance(feed, BoardFeed):
-            self._tree.remove(subscription.subject, subscription.queue, subscription)
+            self._tree.remove(subscription.subject, subscription)
         if feed is None:
             return
         feed.close()

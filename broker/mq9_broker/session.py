@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
@@ -51,17 +52,18 @@ class Session:
 
     __slots__ = (
         "_by_subject",
+        "_groups",
         "_max_pending",
         "_max_subscriptions",
         "_other_wildcards",
         "_out_msgs_of_ended",
+        "_pings",
         "client_id",
         "closed",
         "closing",
         "dynamic",
         "echo",
         "feeds",
-        "groups",
         "headers",
         "heard",
         "hub",
@@ -74,7 +76,6 @@ class Session:
         "owed",
         "paused",
         "pedantic",
-        "pings",
         "pushed_to",
         "subscriptions",
         "talkative",
@@ -111,17 +112,35 @@ class Session:
         self._by_subject: dict[bytes, dict[Subscription, None]] = {}
         self._other_wildcards = 0
         self.feeds: dict[Feed, None] = {}
-        # groups it was given something from; those that nobody has in use go by themselves
-        self.groups: WeakSet[Group] = WeakSet()
+        self._groups: WeakSet[Group] | None = None
         self.waiters: dict[Any, None] = {}
-        # each PING that is out, with the group messages written before it
-        self.pings: deque[list[Confirmation]] = deque()
+        self._pings: deque[list[Confirmation]] | None = None
         self.unconfirmed: list[Confirmation] = []
         #: messages published by this client, and bytes of headers and payloads each way
         self.in_msgs = 0
         self.in_bytes = 0
         self.out_bytes = 0
         self._out_msgs_of_ended = 0
+
+    # (what most clients never need is made when it is needed first)
+
+    @property
+    def groups(self) -> Iterable[Group]:
+        """Groups it was given something from; those that nobody has in use go by themselves."""
+        return self._groups or ()
+
+    def take_from(self, group: Group) -> None:
+        """It is given something from this group, or may be."""
+        if self._groups is None:
+            self._groups = WeakSet()
+        self._groups.add(group)
+
+    @property
+    def pings(self) -> deque[list[Confirmation]]:
+        """Each PING that is out, with the group messages written before it."""
+        if self._pings is None:
+            self._pings = deque()
+        return self._pings
 
     @property
     def out_msgs(self) -> int:
@@ -223,8 +242,10 @@ class Session:
         self.late_pongs += 1
 
     def on_pong(self) -> None:
-        if self.pings:
-            confirmed = self.pings.popleft()
+        if self._pings:
+            confirmed = self._pings.popleft()
+            if not self._pings:
+                self._pings = None
             if confirmed:
                 self.hub.confirm(confirmed)
 

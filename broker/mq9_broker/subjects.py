@@ -52,31 +52,22 @@ def matches(pattern: bytes, subject: bytes) -> bool:
 Matched = tuple[Sequence[S], Mapping[bytes, Sequence[S]]]
 
 
-class _Interest(Generic[S]):
-    """The subscriptions with one pattern, plain ones under the queue b"", and what lies below it in the tree."""
+class _Node(Generic[S]):
+    """The subscriptions with one pattern, each with its queue (b"" for none), and what lies below it in the tree."""
 
-    __slots__ = ("children", "queues")
+    __slots__ = ("children", "subscriptions")
 
     def __init__(self) -> None:
-        self.children: dict[bytes, _Interest[S]] = {}
-        self.queues: dict[bytes, dict[S, None]] = {}
-
-    def add(self, queue: bytes, subscription: S) -> None:
-        self.queues.setdefault(queue, {})[subscription] = None
-
-    def remove(self, queue: bytes, subscription: S) -> None:
-        members = self.queues[queue]
-        del members[subscription]
-        if not members:
-            del self.queues[queue]
+        self.children: dict[bytes, _Node[S]] = {}
+        self.subscriptions: dict[S, bytes] = {}
 
 
 class SubscriptionTree(Generic[S]):
     """All ordinary subscriptions by subject."""
 
     def __init__(self) -> None:
-        self._literal: dict[bytes, _Interest[S]] = {}
-        self._root: _Interest[S] = _Interest()
+        self._literal: dict[bytes, _Node[S]] = {}
+        self._root: _Node[S] = _Node()
         self._cache: dict[bytes, Matched[S]] = {}
         # what is in the cache by first token: a wildcard that comes or goes behind a token concerns those alone
         self._cached: dict[bytes, set[bytes]] = {}
@@ -84,10 +75,10 @@ class SubscriptionTree(Generic[S]):
 
     def insert(self, pattern: bytes, queue: bytes, subscription: S) -> None:
         if not is_wildcard(pattern):
-            interest = self._literal.get(pattern)
-            if interest is None:
-                interest = self._literal[pattern] = _Interest()
-            interest.add(queue, subscription)
+            node = self._literal.get(pattern)
+            if node is None:
+                node = self._literal[pattern] = _Node()
+            node.subscriptions[subscription] = queue
             self._forget_subject(pattern)
             return
         node = self._root
@@ -95,17 +86,17 @@ class SubscriptionTree(Generic[S]):
         for token in tokens:
             child = node.children.get(token)
             if child is None:
-                child = node.children[token] = _Interest()
+                child = node.children[token] = _Node()
             node = child
-        node.add(queue, subscription)
+        node.subscriptions[subscription] = queue
         self._forget_behind(tokens[0])
 
-    def remove(self, pattern: bytes, queue: bytes, subscription: S) -> None:
-        """Take out what was inserted with the same arguments; branches left empty go with it."""
+    def remove(self, pattern: bytes, subscription: S) -> None:
+        """Take out what was inserted with this pattern; branches left empty go with it."""
         if not is_wildcard(pattern):
-            interest = self._literal[pattern]
-            interest.remove(queue, subscription)
-            if not interest.queues:
+            node = self._literal[pattern]
+            del node.subscriptions[subscription]
+            if not node.subscriptions:
                 del self._literal[pattern]
             self._forget_subject(pattern)
             return
@@ -113,10 +104,10 @@ class SubscriptionTree(Generic[S]):
         tokens = pattern.split(b".")
         for token in tokens:
             path.append(path[-1].children[token])
-        path[-1].remove(queue, subscription)
+        del path[-1].subscriptions[subscription]
         for parent, token in zip(reversed(path[:-1]), reversed(tokens), strict=True):
             child = parent.children[token]
-            if child.children or child.queues:
+            if child.children or child.subscriptions:
                 break
             del parent.children[token]
         self._forget_behind(tokens[0])
@@ -130,7 +121,7 @@ class SubscriptionTree(Generic[S]):
 
     def _look_up(self, subject: bytes) -> Matched[S]:
         tokens = subject.split(b".")
-        found: list[_Interest[S]] = []
+        found: list[_Node[S]] = []
         literal = self._literal.get(subject)
         if literal is not None:
             found.append(literal)
@@ -138,9 +129,9 @@ class SubscriptionTree(Generic[S]):
             _walk(self._root, tokens, 0, found)
         plain: list[S] = []
         queues: dict[bytes, list[S]] = {}
-        for interest in found:
-            for queue, members in interest.queues.items():
-                (queues.setdefault(queue, []) if queue else plain).extend(members)
+        for node in found:
+            for subscription, queue in node.subscriptions.items():
+                (queues.setdefault(queue, []) if queue else plain).append(subscription)
         matched = plain, queues
         weight = _weight(matched)
         self._weight += weight
@@ -184,7 +175,7 @@ def _weight(matched: Matched[S]) -> int:
     return _WEIGHT + len(plain) + (sum(map(len, queues.values())) if queues else 0)
 
 
-def _walk(node: _Interest[S], tokens: list[bytes], index: int, found: list[_Interest[S]]) -> None:
+def _walk(node: _Node[S], tokens: list[bytes], index: int, found: list[_Node[S]]) -> None:
     """Add to `found` what matches the tokens from `index` on, below a node."""
     children = node.children
     rest = children.get(b">")

@@ -73,7 +73,7 @@ class Fetch:
             existing = reader.groups.find(mailbox, check_group(name))
             check_acknowledge(existing, mailbox, done, self.holder)
             self.group = reader.groups.open(mailbox, name, self._after, now)
-            session.groups.add(self.group)
+            session.take_from(self.group)
             for msg_id in done:
                 self.group.acknowledge(msg_id, now)
         elif done:
