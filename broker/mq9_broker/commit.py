@@ -71,6 +71,7 @@ class Committer:
         self._waiting: list[Callable[[], None]] = []
         self.after_turn: Callable[[], None] = lambda: None
         hub.wake_up = self.wake_up
+        hub.end_turn = self.end_turn
 
     @property
     def congested(self) -> bool:

@@ -168,7 +168,7 @@ class Member(MailboxFeed):
         self.group = group
         self.out = 0
         self.live = True  # the group drains, not its members
-        group.members.append(self)
+        group.members[self] = None
         subscription.session.take_from(group)
 
     @property
@@ -201,7 +201,7 @@ class Member(MailboxFeed):
 
     def close(self) -> None:
         super().close()
-        self.group.members.remove(self)
+        del self.group.members[self]
 
 
 class DirectoryFeed:

@@ -7,6 +7,7 @@ id acknowledged before it was given out waits in `ahead`. That is its stored pos
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -77,7 +78,7 @@ class Group:
         self._returned: tuple[list[int], ...] = ([], [], [], [])
         self.leases: dict[int, Lease] = {}
         self.deliveries: dict[int, int] = {}
-        self.members: list[Any] = []
+        self.members: OrderedDict[Any, None] = OrderedDict()
         self.timer = 0
 
     @property
@@ -155,11 +156,10 @@ class Group:
 
     def next_member(self, tier: int) -> Any:
         """The member whose turn it is, of those that read this tier and can take a message; None when none can."""
-        members = self.members
-        for index, member in enumerate(members):
+        for member in self.members:
             if member.ready and tier in member.tiers:
                 # it goes to the back: equal members take turns
-                members.append(members.pop(index))
+                self.members.move_to_end(member)
                 return member
         return None
 

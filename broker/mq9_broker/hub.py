@@ -29,6 +29,8 @@ Promise = tuple[list[bytes], int, int, "Session", bytes, bytes]
 _PREFIX = PREFIX.encode()
 _BROADCAST = _PREFIX + b"BROADCAST."
 _NO_RESPONDERS = b"NATS/1.0 503\r\n"
+#: Bytes of core messages after which a turn ends early: many subscribers must not multiply a chunk in memory.
+_MAX_PUSHED = 33_554_432
 
 
 class Dialect(Protocol):
@@ -69,6 +71,8 @@ class Hub:
         self.touched: list[Session] = []
         self.draining: dict[Session, None] = {}
         self.wake_up: Callable[[], None] = _nobody
+        #: ends the turn now, between two deliveries: what was said so far is written and takes no more memory
+        self.end_turn: Callable[[], None] = _nobody
         #: the INFO fields for a client number
         self.describe: Callable[[int], dict[str, Any]] = lambda client_id: {"client_id": client_id}
         self.dialect: Dialect
@@ -78,6 +82,7 @@ class Hub:
         self._stirred: dict[Mailbox, None] = {}
         self._choose = choose
         self._chance = choose.random
+        self._pushed = 0
 
     def touch(self, session: Session) -> None:
         """The session has something to write."""
@@ -181,6 +186,7 @@ class Hub:
         count, size = len(bodies), len(bodies[0])
         headed: dict[bytes, bytes] = {}
         bare: dict[bytes, bytes] = {}
+        pushed = self._pushed
         for subscription in plain:
             sid, session = subscription.sid, subscription.session
             if header_size and session.headers:
@@ -199,6 +205,14 @@ class Hub:
             subscription.delivered += count
             if subscription.delivered == subscription.limit:
                 session.end(subscription)
+            pushed += len(frames)
+            if pushed > _MAX_PUSHED:
+                pushed = 0
+                headed.clear()
+                bare.clear()
+                self.end_turn()
+                self.wake_up()
+        self._pushed = pushed
 
     def _no_responders(self, session: Session, subject: bytes, reply: bytes) -> None:
         for subscription in self._tree.match(reply)[0]:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.inprocess import OPTIONS, Broker, Client, pub
+from broker.inprocess import OPTIONS, Broker, Client, FaultyStore, pub
+from mq9_broker import hub
 
 LINES = b"A: b\r\n"
 HEADER = b"NATS/1.0\r\n" + LINES + b"\r\n"
@@ -213,3 +214,44 @@ def test_stored_messages_are_counted(options: dict[str, object]) -> None:
     for frame in sender.frames:
         assert frame.verb in ("MSG", "INFO")
     counted(sender)
+
+
+@pytest.mark.parametrize("count", [1, 40], ids=["one", "a run"])
+def test_many_subscribers_do_not_multiply_a_chunk_in_memory(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """What was said is written on the way; everybody gets all of it, once and in order."""
+    monkeypatch.setattr(hub, "_MAX_PUSHED", 5000)
+    broker = Broker()
+    sender, *listeners = (broker.client() for _ in range(21))
+    for number, listener in enumerate(listeners):
+        listener.send(f"SUB a {number}\r\n")
+        listener.raw.clear()
+    chunk = run("a", count, size=1000) + run("b", 1) + run("a", count, size=1000) + b"PING\r\n"
+    sender.feed(chunk)
+    waiting = sum(len(frame) for listener in listeners for frame in listener.session.out)
+    assert waiting < 5000 + 1100 * count
+    broker.settle()
+    for number, listener in enumerate(listeners):
+        frames = [b"MSG a %d 1000\r\n%01000d\r\n" % (number, text) for text in range(count)]
+        assert bytes(listener.raw) == b"".join(frames + frames)
+        counted(listener)
+    assert sender.raw.endswith(b"PONG\r\n")
+
+
+def test_a_turn_that_ends_early_is_stored_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_MAX_PUSHED", 5000)
+    store = FaultyStore()
+    broker = Broker(store)
+    sender, *listeners = (broker.client() for _ in range(4))
+    sender.create(name="box")
+    for listener in listeners:
+        listener.subscribe("=a")
+    sender.raw.clear()
+    store.by_hand = True
+    sender.feed(pub("MAILBOX.box", b"x", "_INBOX.c1.sent") + b"PING\r\n" + run("a", 4, size=1000) * 3 + b"PING\r\n")
+    broker.settle()
+    assert bytes(sender.raw) == b""
+    while store.flights:
+        store.land()
+        broker.settle()
+    assert [frame.verb for frame in sender.frames[-3:]] == ["MSG", "PONG", "PONG"]
+    assert [len(listener.bodies()) for listener in listeners] == [12, 12, 12]
