@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
@@ -442,6 +444,33 @@ async def test_half_a_frame_and_an_abrupt_end() -> None:
     assert client.inner.data == b""
     client.socket.abort()
     assert client.inner.events == ["made", "lost"]
+
+
+ANY_FRAME = st.builds(
+    lambda head, mask, payload: bytes([head, mask | len(payload)]) + bytes(4 if mask else 0) + payload,
+    st.sampled_from([0x82, 0x82, 0x81, 0x02, 0x80, 0x00, 0x89, 0x8A, 0x88, 0xC2, 0x8B, 0xFF]),
+    st.sampled_from([0x80, 0x80, 0x80, 0]),
+    st.binary(max_size=125),
+)
+
+
+@given(parts=st.lists(ANY_FRAME | st.binary(max_size=20), max_size=6), cuts=st.lists(st.integers(0, 300), max_size=5))
+async def test_any_bytes_in_any_chunks_do_no_harm(parts: list[bytes], cuts: list[int]) -> None:
+    """What is heard does not depend on where chunks end, and nonsense ends the connection, if anything."""
+    sent = b"".join(parts)
+    heard = []
+    for ends in ([], sorted(cuts)):
+        client = Client(compressed=True).open()
+        client.listen()
+        begin = 0
+        for end in [*ends, len(sent)]:
+            client.receive(sent[begin:end])
+            begin = end
+        await rest(client)
+        heard.append((client.inner.data, client.socket.gone, client.socket.aborted, client.socket.written))
+        client.socket.abort()
+    assert heard[0] == heard[1]
+    assert not heard[0][2]
 
 
 # what the connection sends
