@@ -28,8 +28,10 @@ _quiet.setLevel(logging.ERROR)
 #: For the request, whatever pace it arrives at.
 HANDSHAKE_SECONDS = 5
 _GOODBYE_SECONDS = 1
-#: What one turn of the loop hands on of one connection: compressed commands are a thousand times what arrived.
+#: What one turn of the loop hands on of one connection, and the frames it looks at (more or less): compressed commands
+#: are a thousand times what arrived, and a chunk can be nothing but heads of frames.
 _TURN = 262_144
+_FRAMES = 1000
 _PIECE = 4096
 #: The writes that are compressed: small ones don't shrink, and one that large holds everybody up for milliseconds.
 _COMPRESSED = range(256, 2**21)
@@ -87,10 +89,7 @@ class WebSocket(asyncio.Protocol, asyncio.Transport):
         self._alarm = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
-        if self._protocol.extensions:
-            self._pieces.extend(data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
-        else:
-            self._pieces.append(data)
+        self._pieces.extend(data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
         if self._next is None:
             self._go_on()
 
@@ -233,9 +232,11 @@ class WebSocket(asyncio.Protocol, asyncio.Transport):
         protocol = self._protocol
         if self._held:
             return
-        while self._pieces and len(self._data) < _TURN:
+        seen = 0
+        while self._pieces and len(self._data) < _TURN and seen < _FRAMES:
             protocol.receive_data(self._pieces.popleft())
             frames = cast(list[Frame], protocol.events_received())
+            seen += len(frames)
             if not self._leaving:
                 self._data += b"".join([frame.data for frame in frames if frame.opcode in _DATA])
         if self._data:

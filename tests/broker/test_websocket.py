@@ -417,6 +417,20 @@ async def test_much_in_little_is_taken_turn_by_turn() -> None:
     assert client.socket.reading
 
 
+async def test_many_small_frames_are_taken_turn_by_turn() -> None:
+    client = Client().open()
+    client.listen()
+    client.receive(b"\x89\x80\0\0\0\0" * 40_000)
+    assert not client.socket.reading
+    turns = 0
+    while client.shell._next is not None:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 20
+    assert client.socket.reading
+    assert client.listen() == [(Opcode.PONG, b"")] * 40_000
+
+
 async def test_broken_compression_ends_the_connection() -> None:
     client = Client(compressed=True).open()
     client.listen()
