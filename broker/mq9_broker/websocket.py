@@ -162,13 +162,14 @@ class WebSocket(asyncio.Protocol, asyncio.Transport):
         if self._transport is None or self.is_closing():
             return
         if self._protocol.state is not State.OPEN:
-            self._leave()
+            self._leave(b"".join(self._protocol.data_to_send()))
             return
         self._leaving = True
-        self._drop()
         self._protocol.send_close(CloseCode.GOING_AWAY)
         self._transport.write(b"".join(self._protocol.data_to_send()))
-        self._read(True)
+        # what waits is unframed, to find the client's goodbye behind it, and dropped
+        self._data = b""
+        self.resume_reading()
 
     def abort(self) -> None:
         self._leaving = True

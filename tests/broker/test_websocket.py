@@ -530,6 +530,7 @@ async def test_the_connections_goodbye_is_a_closing_handshake() -> None:
     client.receive(Frame(Opcode.PING, b"").serialize(mask=True))
     assert client.listen() == [(Opcode.BINARY, b"-ERR 'Stale Connection'\r\n"), (Opcode.CLOSE, b"\x03\xe9")]
     client.say()
+    await rest(client)
     assert client.inner.data == b""
     assert client.inner.events == ["made", "lost"]
     assert not client.socket.aborted
@@ -539,10 +540,18 @@ async def test_a_goodbye_is_heard_while_nothing_else_is_read() -> None:
     client = Client().open()
     client.listen()
     client.shell.pause_reading()
+    client.protocol.send_binary(bytes(10_000))
+    (frame,) = client.protocol.data_to_send()
+    client.receive(frame[:5000])
     client.shell.close()
+    client.receive(frame[5000:])
+    await rest(client)
     assert client.socket.reading
-    client.listen()
+    assert client.inner.data == b""
+    assert client.listen() == [(Opcode.CLOSE, b"\x03\xe9")]
     client.say()
+    assert client.protocol.state is State.CLOSING
+    assert client.listen() == []
     assert client.socket.gone
 
 
