@@ -7,9 +7,10 @@ from base64 import b32encode
 from hashlib import blake2b
 
 from mq9_broker.errors import Mq9Error
-from mq9_broker.model import CODES
+from mq9_broker.model import CODES, PREFIX
 
 _SECRET = re.compile(r"m-[a-z2-7]{26}")
+_ACK = re.compile(re.escape(f"{PREFIX}ACK.") + r"[\w-]+", re.ASCII)
 _SEND_ONLY = re.compile(r"s-[a-z2-7]{26}")
 _RESERVED_FORM = re.compile(r"[ms]-.{26}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
@@ -34,6 +35,12 @@ def secret_from(random: bytes) -> str:
 def send_only(secret: str) -> str:
     """The send-only form of a `mail_id`: one way, so that it may be stored, logged and handed out."""
     return "s-" + _base32(blake2b(secret.encode(), digest_size=17, person=b"mq9 send-only").digest())
+
+
+def without_secrets(text: str) -> str:
+    """`text` for others to see: each `mail_id` in it is replaced by its send-only form, subjects for
+    acknowledgements end where their secret begins."""
+    return _SECRET.sub(lambda found: send_only(found[0]), _ACK.sub(f"{PREFIX}ACK.…", text))
 
 
 def _base32(data: bytes) -> str:

@@ -1,0 +1,295 @@
+"""What monitoring tells, in the words and shapes of nats-server: /varz, /connz, /subsz.
+
+Nothing here takes the loop for long, however many connections there are: a list is an iterator, of which `monitor`
+writes as much at a time as it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mq9_broker import __version__, subjects
+from mq9_broker.errors import Mq9Error
+from mq9_broker.model import PREFIX
+from mq9_broker.process import resident
+
+if TYPE_CHECKING:
+    from mq9_broker.config import Config
+    from mq9_broker.connection import Connection
+    from mq9_broker.querystring import QueryString
+    from mq9_broker.server import Server
+    from mq9_broker.session import Subscription
+    from mq9_broker.tally import Tally
+
+_PAGE = 1024
+#: How many subscriptions are looked at before others have their turn.
+_STEP = 512
+_PREFIX = PREFIX.encode()
+_BROADCAST = _PREFIX + b"BROADCAST."
+_NS = 1_000_000_000
+
+#: By what /connz sorts, and whether the highest comes first.
+_ORDERS: dict[str, tuple[Callable[[Connection], float], bool]] = {
+    "cid": (lambda connection: connection.session.client_id, False),
+    "start": (lambda connection: connection.since, False),
+    "subs": (lambda connection: len(connection.session.subscriptions), True),
+    "pending": (lambda connection: connection.buffered(), True),
+    "msgs_to": (lambda connection: connection.session.out_msgs, True),
+    "msgs_from": (lambda connection: connection.session.in_msgs, True),
+    "bytes_to": (lambda connection: connection.session.out_bytes, True),
+    "bytes_from": (lambda connection: connection.session.in_bytes, True),
+    "last": (lambda connection: connection.last_activity, True),
+    "idle": (lambda connection: connection.last_activity, False),
+    "uptime": (lambda connection: connection.since, False),
+    "rtt": (lambda connection: connection.session.rtt or 0, True),
+}
+_ONLY_CLOSED = ("stop", "reason")
+
+
+def varz(server: Server, config: Config, total: Tally, now: int) -> dict[str, Any]:
+    """The broker as a whole."""
+    info = server.info()
+    limits, counters = config.limits, server.hub.counters
+    asked = {
+        "auth_required": server.users.required,
+        "tls_required": server.tls is not None and not server.tls.optional,
+        "tls_verify": server.tls is not None and server.tls.verify,
+    }
+    websocket = {
+        "host": config.ws_host,
+        "port": server.ws_port,
+        "no_tls": server.tls is None,
+        "allowed_origins": config.ws_origins,
+    }
+    traffic = {
+        "in_msgs": total.in_msgs,
+        "in_bytes": total.in_bytes,
+        "in_client_msgs": total.in_msgs,
+        "in_client_bytes": total.in_bytes,
+        "out_msgs": total.out_msgs,
+        "out_bytes": total.out_bytes,
+        "out_client_msgs": total.out_msgs,
+        "out_client_bytes": total.out_bytes,
+        "slow_consumers": counters.slow_consumers,
+    }
+    return {
+        "server_id": info["server_id"],
+        "server_name": info["server_name"],
+        "version": info["version"],
+        "proto": info["proto"],
+        "host": info["host"],
+        "port": info["port"],
+        **{name: True for name, value in asked.items() if value},
+        "max_connections": limits.max_connections,
+        "max_subscriptions": limits.max_subscriptions,
+        "ping_interval": limits.ping_interval * _NS,
+        "ping_max": limits.max_pings_out,
+        "http_host": config.monitor_host,
+        "http_port": config.monitor_port,
+        "http_base_path": "",
+        "https_port": 0,
+        "auth_timeout": limits.auth_timeout,
+        "max_control_line": limits.max_control_line,
+        "max_payload": limits.max_payload,
+        "max_pending": limits.max_pending,
+        "cluster": {},
+        "gateway": {},
+        "leaf": {},
+        "mqtt": {},
+        "websocket": websocket if server.ws_port else {},
+        "jetstream": {},
+        "tls_timeout": limits.auth_timeout,
+        "start": stamp(server.started),
+        "now": stamp(now),
+        "uptime": span(now - server.started),
+        "mem": resident(),
+        "cores": os.cpu_count() or 1,
+        "cpu": 0,
+        "connections": sum(total.open.values()),
+        "total_connections": total.connections,
+        "routes": 0,
+        "remotes": 0,
+        "leafnodes": 0,
+        **traffic,
+        "subscriptions": total.subscriptions,
+        "slow_consumer_stats": {"clients": counters.slow_consumers, "routes": 0, "gateways": 0, "leafs": 0},
+        "mq9": {
+            "version": __version__,
+            "store": config.store,
+            "durability": config.durability,
+            "refusing": server.hub.refusing,
+            "messages_stored": counters.stored,
+            "commits": counters.commits,
+            "commits_failed": counters.failed,
+            "commit_seconds": counters.commit_seconds,
+            "pending_bytes": total.pending,
+            "connections": total.open,
+        },
+    }
+
+
+def connz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
+    """The connections that are open, page by page. Of those that are gone nothing is kept but sums."""
+    order = query.word("sort", (*_ORDERS, *_ONLY_CLOSED))
+    state = query.word("state", ("open", "any", "all", "closed"))
+    if order in _ONLY_CLOSED and state != "closed":
+        raise Mq9Error(f"sort={order} is for closed connections: add state=closed")
+    detail = query.text("subs").lower() == "detail"
+    listed = detail or query.flag("subs")
+    named = query.flag("auth")
+    cid, user = query.number("cid"), query.text("user")
+    offset, limit = query.number("offset"), 1 if cid else query.number("limit", _PAGE)
+    everyone = sorted(server.connections, key=_ORDERS["cid"][0]) if state != "closed" else []
+    found = [
+        connection
+        for connection in everyone
+        if (not cid or connection.session.client_id == cid) and (not user or user_of(connection) == user)
+    ]
+    if order in _ORDERS:
+        key, highest_first = _ORDERS[order]
+        found.sort(key=key, reverse=highest_first)
+    page = found[offset : offset + limit]
+
+    def one(connection: Connection) -> dict[str, Any]:
+        fields = _connection(connection, now)
+        if named and user_of(connection):
+            fields["authorized_user"] = user_of(connection)
+        if listed and connection.session.subscriptions:
+            subscriptions = iter(list(connection.session.subscriptions.values()))
+            if detail:
+                fields["subscriptions_list_detail"] = (_subscription(each) for each in subscriptions)
+            else:
+                fields["subscriptions_list"] = (_text(each.subject) for each in subscriptions)
+        return fields
+
+    return {
+        "server_id": server.id,
+        "now": stamp(now),
+        "num_connections": len(page),
+        "total": len(everyone),
+        "offset": offset,
+        "limit": limit,
+        "connections": (one(connection) for connection in page),
+    }
+
+
+async def subsz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
+    """How many subscriptions there are, and with `subs` or `test` which."""
+    test = query.text("test").encode("utf-8", "replace")
+    if test and not subjects.valid_subject(test):
+        raise Mq9Error(
+            f"test must be a subject that can be published to, not {test[:100].decode('utf-8', 'replace')!r}"
+        )
+    listed = query.flag("subs")
+    offset, limit = query.number("offset"), query.number("limit", _PAGE)
+    connections = sorted(server.connections, key=_ORDERS["cid"][0])
+    number = sum(len(connection.session.subscriptions) for connection in connections)
+    found: list[Subscription] = []
+    total = seen = 0
+    if listed:
+        for connection in connections:
+            for subscription in list(connection.session.subscriptions.values()):
+                seen += 1
+                if seen % _STEP == 0:
+                    await asyncio.sleep(0)
+                if test and not _hears(subscription, test):
+                    continue
+                if offset <= total < offset + limit:
+                    found.append(subscription)
+                total += 1
+    report = {
+        "server_id": server.id,
+        "now": stamp(now),
+        "num_subscriptions": number,
+        "total": total,
+        "offset": offset,
+        "limit": limit,
+    }
+    if found:
+        report["subscriptions_list"] = (_subscription(each) for each in found)
+    return report
+
+
+def _connection(connection: Connection, now: int) -> dict[str, Any]:
+    session = connection.session
+    fields: dict[str, Any] = {
+        "cid": session.client_id,
+        "kind": "Client",
+        "type": connection.kind,
+        "ip": connection.peer[0],
+        "port": connection.peer[1],
+        "start": stamp(connection.since),
+        "last_activity": stamp(connection.last_activity),
+        "rtt": "" if session.rtt is None else duration(session.rtt),
+        "uptime": span(now - connection.since),
+        "idle": span(now - connection.last_activity),
+        "pending_bytes": connection.buffered(),
+        "in_msgs": session.in_msgs,
+        "out_msgs": session.out_msgs,
+        "in_bytes": session.in_bytes,
+        "out_bytes": session.out_bytes,
+        "subscriptions": len(session.subscriptions),
+        "name": session.name,
+        "lang": session.lang,
+        "version": session.client_version,
+        "tls_version": connection.tls_version().removeprefix("TLSv"),
+    }
+    for name in ("rtt", "name", "lang", "version", "tls_version"):
+        if not fields[name]:
+            del fields[name]
+    return fields
+
+
+def user_of(connection: Connection) -> str:
+    """The user's name, or the public key it proved; empty for a client that did not have to say."""
+    user = connection.user
+    return "" if user is None else user.name or user.nkey
+
+
+def _subscription(subscription: Subscription) -> dict[str, Any]:
+    fields: dict[str, Any] = {"subject": _text(subscription.subject)}
+    if subscription.queue:
+        fields["qgroup"] = _text(subscription.queue)
+    fields |= {"sid": _text(subscription.sid), "msgs": subscription.delivered}
+    if subscription.limit:
+        fields["max"] = subscription.limit
+    return fields | {"cid": subscription.session.client_id}
+
+
+def _hears(subscription: Subscription, subject: bytes) -> bool:
+    # what is sent to mailboxes reaches no pattern that is not a mailbox's own
+    to_mailbox = subject.startswith(_PREFIX) and not subject.startswith(_BROADCAST)
+    return (not to_mailbox or subscription.subject.startswith(_PREFIX)) and subjects.matches(
+        subscription.subject, subject
+    )
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def stamp(ms: int) -> str:
+    """A time as RFC 3339."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def span(ms: int) -> str:
+    """How long something lasts: 1y2d3h4m5s, from its largest part on."""
+    seconds = max(ms, 0) // 1000
+    text = ""
+    for unit, size in (("y", 31_536_000), ("d", 86_400), ("h", 3600), ("m", 60)):
+        count, seconds = divmod(seconds, size)
+        if text or count:
+            text += f"{count}{unit}"
+    return f"{text}{seconds}s"
+
+
+def duration(ms: float) -> str:
+    """A short time as Go writes it: 354µs, 1.25ms, 2.5s."""
+    if ms < 1:
+        return f"{round(ms * 1000)}µs" if ms else "0s"
+    return f"{ms:.6g}ms" if ms < 1000 else f"{ms / 1000:.6g}s"
