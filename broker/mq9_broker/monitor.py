@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -38,6 +40,8 @@ from mq9_broker.server import Server
 from mq9_broker.tally import tally
 
 _PATIENCE = 2.0
+_log = logging.getLogger(__name__)
+
 #: How long a report is written before others have their turn, in seconds, and how much of it at most, in characters.
 _SLICE = 0.002
 _CHUNK = 65_536
@@ -90,7 +94,7 @@ class Monitor:
                 interface="asgi3",
                 workers=1,
                 log_config=None,
-                log_level="warning",
+                log_level="critical",  # bad requests are not the operator's concern, and our defects we log
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
@@ -119,7 +123,7 @@ class Monitor:
         application = Starlette(
             routes=[Route(path, page, methods=["GET"]) for path, page in pages],
             middleware=[Middleware(_Named, names=names)] if names is not None else [],
-            exception_handlers={Mq9Error: _bad_request, HTTPException: _no_page},
+            exception_handlers={Mq9Error: _bad_request, HTTPException: _no_page, Exception: _defect},
         )
         application.router.redirect_slashes = False
         return application
@@ -257,3 +261,10 @@ async def _no_page(request: Request, wrong: Exception) -> Response:
     else:
         text = f"there is no page {request.url.path[:200]!r}: there are {', '.join(_PAGES)}"
     return PlainTextResponse(without_secrets(f"{text}\n"), wrong.status_code, headers=dict(wrong.headers or {}))
+
+
+async def _defect(request: Request, defect: Exception) -> Response:
+    # (a client whose request turns out to be malformed while it is answered can't be answered: that is no defect)
+    if not isinstance(defect, h11.LocalProtocolError):
+        _log.error("the page %s hit a defect", request.url.path, exc_info=defect)
+    return PlainTextResponse("this page hit a defect of the broker, which its log describes\n", 500)

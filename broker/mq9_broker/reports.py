@@ -35,7 +35,7 @@ _NS = 1_000_000_000
 #: By what /connz sorts, and whether the highest comes first.
 _ORDERS: dict[str, tuple[Callable[[Connection], float], bool]] = {
     "cid": (lambda connection: connection.session.client_id, False),
-    "start": (lambda connection: connection.since, False),
+    "start": (lambda connection: connection.session.client_id, False),
     "subs": (lambda connection: len(connection.session.subscriptions), True),
     "pending": (lambda connection: connection.buffered(), True),
     "msgs_to": (lambda connection: connection.session.out_msgs, True),
@@ -44,7 +44,7 @@ _ORDERS: dict[str, tuple[Callable[[Connection], float], bool]] = {
     "bytes_from": (lambda connection: connection.session.in_bytes, True),
     "last": (lambda connection: connection.last_activity, True),
     "idle": (lambda connection: connection.last_activity, False),
-    "uptime": (lambda connection: connection.since, False),
+    "uptime": (lambda connection: connection.session.client_id, True),
     "rtt": (lambda connection: connection.session.rtt or 0, True),
 }
 _ONLY_CLOSED = ("stop", "reason")

@@ -238,7 +238,7 @@ async def test_connz_lists_subscriptions_when_asked(ask: Ask, broker: Broker) ->
     [
         ("cid", "abc"),
         ("start", "abc"),
-        ("uptime", "abc"),
+        ("uptime", "cba"),
         ("subs", "bac"),
         ("msgs_from", "cab"),
         ("bytes_from", "acb"),
