@@ -21,16 +21,22 @@ _OPENMETRICS = "application/openmetrics-text"
 _process = ProcessCollector(registry=None)
 
 
+def process_figures() -> list[Metric]:
+    """What the system knows of this process; nothing where there is no /proc."""
+    return list(_process.collect())
+
+
 class Metrics(Collector):
     """One scrape."""
 
-    def __init__(self, hub: Hub, total: Tally) -> None:
+    def __init__(self, hub: Hub, total: Tally, process: list[Metric]) -> None:
+        self._process = process
         self._hub = hub
         self._total = total
 
     def collect(self) -> Iterable[Metric]:
         yield from self._broker()
-        yield from _process.collect()
+        yield from self._process
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """(body, content type): OpenMetrics for a client that accepts it, else Prometheus' own text."""

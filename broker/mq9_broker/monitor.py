@@ -33,7 +33,7 @@ from mq9_broker.clock import Clock
 from mq9_broker.commit import Committer
 from mq9_broker.config import Config
 from mq9_broker.errors import Mq9Error
-from mq9_broker.metrics import Metrics
+from mq9_broker.metrics import Metrics, process_figures
 from mq9_broker.process import Processor
 from mq9_broker.querystring import QueryString
 from mq9_broker.server import Server
@@ -159,7 +159,7 @@ class Monitor:
         return Response(without_secrets(json.dumps(report, indent=2)), media_type=_JSON)
 
     async def _connz(self, request: Request) -> Response:
-        return _streamed(reports.connz(self._server, self._query(request), self._clock.now()))
+        return _streamed(await reports.connz(self._server, self._query(request), self._clock.now()))
 
     async def _subsz(self, request: Request) -> Response:
         return _streamed(await reports.subsz(self._server, self._query(request), self._clock.now()))
@@ -167,7 +167,9 @@ class Monitor:
     async def _metrics(self, request: Request) -> Response:
         self._query(request)
         total = await tally(self._server)
-        body, content_type = Metrics(self._server.hub, total).text(request.headers.get("accept", ""))
+        # (to count many open files takes milliseconds, in which Python waits for the system)
+        process = await asyncio.to_thread(process_figures)
+        body, content_type = Metrics(self._server.hub, total, process).text(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
     def _query(self, request: Request) -> QueryString:

@@ -26,27 +26,29 @@ if TYPE_CHECKING:
     from mq9_broker.tally import Tally
 
 _PAGE = 1024
-#: How many subscriptions are looked at before others have their turn.
+#: How many connections, or subscriptions, are looked at before others have their turn.
 _STEP = 512
 _PREFIX = PREFIX.encode()
 _BROADCAST = _PREFIX + b"BROADCAST."
 _NS = 1_000_000_000
 
-#: By what /connz sorts, and whether the highest comes first.
-_ORDERS: dict[str, tuple[Callable[[Connection], float], bool]] = {
-    "cid": (lambda connection: connection.session.client_id, False),
-    "start": (lambda connection: connection.session.client_id, False),
-    "subs": (lambda connection: len(connection.session.subscriptions), True),
-    "pending": (lambda connection: connection.buffered(), True),
-    "msgs_to": (lambda connection: connection.session.out_msgs, True),
-    "msgs_from": (lambda connection: connection.session.in_msgs, True),
-    "bytes_to": (lambda connection: connection.session.out_bytes, True),
-    "bytes_from": (lambda connection: connection.session.in_bytes, True),
-    "last": (lambda connection: connection.last_activity, True),
-    "idle": (lambda connection: connection.last_activity, False),
-    "uptime": (lambda connection: connection.session.client_id, True),
-    "rtt": (lambda connection: connection.session.rtt or 0, True),
+#: By what /connz sorts, lowest first. (The later a client came, the higher its number.)
+_ORDERS: dict[str, Callable[[Connection], int]] = {
+    "cid": lambda connection: connection.session.client_id,
+    "start": lambda connection: connection.session.client_id,
+    "subs": lambda connection: -len(connection.session.subscriptions),
+    "pending": lambda connection: -connection.buffered(),
+    "msgs_to": lambda connection: -connection.session.out_msgs,
+    "msgs_from": lambda connection: -connection.session.in_msgs,
+    "bytes_to": lambda connection: -connection.session.out_bytes,
+    "bytes_from": lambda connection: -connection.session.in_bytes,
+    "last": lambda connection: -connection.last_activity,
+    "idle": lambda connection: connection.last_activity,
+    "uptime": lambda connection: -connection.session.client_id,
+    "rtt": lambda connection: -(connection.session.rtt or 0),
 }
+#: More bits than the number of a client has.
+_RANK = 48
 _ONLY_CLOSED = ("stop", "reason")
 
 
@@ -132,7 +134,7 @@ def varz(server: Server, config: Config, total: Tally, now: int) -> dict[str, An
     }
 
 
-def connz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
+async def connz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
     """The connections that are open, page by page. Of those that are gone nothing is kept but sums."""
     order = query.word("sort", (*_ORDERS, *_ONLY_CLOSED))
     state = query.word("state", ("open", "any", "all", "closed"))
@@ -143,15 +145,10 @@ def connz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
     named = query.flag("auth")
     cid, user = query.number("cid"), query.text("user")
     offset, limit = query.number("offset"), 1 if cid else query.number("limit", _PAGE)
-    everyone = sorted(server.connections, key=_ORDERS["cid"][0]) if state != "closed" else []
-    found = [
-        connection
-        for connection in everyone
-        if (not cid or connection.session.client_id == cid) and (not user or user_of(connection) == user)
-    ]
-    if order in _ORDERS:
-        key, highest_first = _ORDERS[order]
-        found.sort(key=key, reverse=highest_first)
+    everyone = await _ranked(server, _ORDERS.get(order, _ORDERS["cid"])) if state != "closed" else []
+    found = everyone
+    if cid or user:
+        found = [each for each in everyone if cid in (0, each.session.client_id) and user in ("", user_of(each))]
     page = found[offset : offset + limit]
 
     def one(connection: Connection) -> dict[str, Any]:
@@ -177,6 +174,17 @@ def connz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
     }
 
 
+async def _ranked(server: Server, rank: Callable[[Connection], int]) -> list[Connection]:
+    """The connections in an order; those of the same rank as they came."""
+    connections = list(server.connections)
+    keys = []
+    for connection in connections:
+        keys.append((rank(connection) << _RANK) + connection.session.client_id)
+        if len(keys) % _STEP == 0:
+            await asyncio.sleep(0)
+    return [connections[place] for place in sorted(range(len(keys)), key=keys.__getitem__)]
+
+
 async def subsz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
     """How many subscriptions there are, and with `subs` or `test` which."""
     test = query.text("test").encode("utf-8", "replace")
@@ -186,12 +194,12 @@ async def subsz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
         )
     listed = query.flag("subs")
     offset, limit = query.number("offset"), query.number("limit", _PAGE)
-    connections = sorted(server.connections, key=_ORDERS["cid"][0])
-    number = sum(len(connection.session.subscriptions) for connection in connections)
+    connections = await _ranked(server, _ORDERS["cid"])
     found: list[Subscription] = []
-    total = seen = 0
-    if listed:
-        for connection in connections:
+    total = seen = number = 0
+    for connection in connections:
+        number += len(connection.session.subscriptions)
+        if listed:
             for subscription in list(connection.session.subscriptions.values()):
                 seen += 1
                 if seen % _STEP == 0:
