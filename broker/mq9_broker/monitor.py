@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import socket
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from mq9_broker.commit import Committer
 from mq9_broker.config import Config
 from mq9_broker.errors import Mq9Error
 from mq9_broker.metrics import Metrics, process_figures
+from mq9_broker.pace import paced
 from mq9_broker.process import Processor
 from mq9_broker.querystring import QueryString
 from mq9_broker.server import Server
@@ -42,9 +42,8 @@ from mq9_broker.tally import tally
 _PATIENCE = 2.0
 _log = logging.getLogger(__name__)
 
-#: How long a report is written before others have their turn, in seconds, and how much of it at most, in characters.
-_SLICE = 0.002
-_CHUNK = 65_536
+#: How much of a report is sent at a time, in characters.
+_CHUNK = 32_768
 _STOP_SECONDS = 1
 _JSON = "application/json"
 _PAGES = {
@@ -218,17 +217,15 @@ def _streamed(report: dict[str, Any]) -> Response:
 
 
 async def _slices(pieces: Iterator[str]) -> AsyncIterator[bytes]:
-    """The text, a little at a time, and between two slices everybody else."""
+    """The text, a chunk at a time."""
     gathered: list[str] = []
-    size, until = 0, time.perf_counter() + _SLICE
-    for piece in pieces:
+    size = 0
+    async for piece in paced(pieces):
         gathered.append(piece)
         size += len(piece)
-        if size >= _CHUNK or time.perf_counter() >= until:
+        if size >= _CHUNK:
             yield without_secrets("".join(gathered)).encode()
-            await asyncio.sleep(0)
-            gathered.clear()
-            size, until = 0, time.perf_counter() + _SLICE
+            gathered, size = [], 0
     yield without_secrets("".join(gathered)).encode()
 
 

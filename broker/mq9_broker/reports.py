@@ -6,7 +6,6 @@ writes as much at a time as it likes.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mq9_broker import __version__, subjects
 from mq9_broker.errors import Mq9Error
 from mq9_broker.model import PREFIX
+from mq9_broker.pace import paced
 from mq9_broker.process import resident
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from mq9_broker.tally import Tally
 
 _PAGE = 1024
-#: How many connections, or subscriptions, are looked at before others have their turn.
-_STEP = 512
 _PREFIX = PREFIX.encode()
 _BROADCAST = _PREFIX + b"BROADCAST."
 _NS = 1_000_000_000
@@ -177,11 +175,7 @@ async def connz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
 async def _ranked(server: Server, rank: Callable[[Connection], int]) -> list[Connection]:
     """The connections in an order; those of the same rank as they came."""
     connections = list(server.connections)
-    keys = []
-    for connection in connections:
-        keys.append((rank(connection) << _RANK) + connection.session.client_id)
-        if len(keys) % _STEP == 0:
-            await asyncio.sleep(0)
+    keys = [(rank(each) << _RANK) + each.session.client_id async for each in paced(connections)]
     return [connections[place] for place in sorted(range(len(keys)), key=keys.__getitem__)]
 
 
@@ -196,19 +190,15 @@ async def subsz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
     offset, limit = query.number("offset"), query.number("limit", _PAGE)
     connections = await _ranked(server, _ORDERS["cid"])
     found: list[Subscription] = []
-    total = seen = number = 0
-    for connection in connections:
+    total = number = 0
+    async for connection in paced(connections):
         number += len(connection.session.subscriptions)
-        if listed:
-            for subscription in list(connection.session.subscriptions.values()):
-                seen += 1
-                if seen % _STEP == 0:
-                    await asyncio.sleep(0)
-                if test and not _hears(subscription, test):
-                    continue
-                if offset <= total < offset + limit:
-                    found.append(subscription)
-                total += 1
+    everything = (each for connection in connections for each in list(connection.session.subscriptions.values()))
+    async for subscription in paced(everything if listed else ()):
+        if not test or _hears(subscription, test):
+            if offset <= total < offset + limit:
+                found.append(subscription)
+            total += 1
     report = {
         "server_id": server.id,
         "now": stamp(now),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mq9_broker.pace import paced
+
 if TYPE_CHECKING:
     from mq9_broker.server import Server
-
-#: How many connections are looked at before others have their turn.
-_STEP = 512
 
 
 @dataclass(slots=True)
@@ -32,7 +30,7 @@ async def tally(server: Server) -> Tally:
     """Add up. Clients may come and go meanwhile: each is counted once, so what only grows never shrinks."""
     gone, connections = server.gone, list(server.connections)
     total = Tally(gone.connections, gone.in_msgs, gone.in_bytes, gone.out_msgs, gone.out_bytes)
-    for number, connection in enumerate(connections, 1):
+    async for connection in paced(connections):
         session = connection.session
         total.in_msgs += session.in_msgs
         total.in_bytes += session.in_bytes
@@ -41,6 +39,4 @@ async def tally(server: Server) -> Tally:
         total.subscriptions += len(session.subscriptions)
         total.pending += connection.buffered()
         total.open[connection.kind] += 1
-        if number % _STEP == 0:
-            await asyncio.sleep(0)
     return total
