@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mq9_broker.errors import StartError
+from mq9_broker.errors import BAD_SETTINGS, StartError
 from mq9_broker.model import Limits
 
-BAD_SETTINGS = 2
 _CHOICES = {
     "store": ("rocksdb", "memory"),
     "durability": ("process", "fsync"),

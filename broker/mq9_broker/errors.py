@@ -11,6 +11,9 @@ Anything else that is raised is a defect: logged once, its connection closed, th
 
 from __future__ import annotations
 
+#: the exit code for settings that are wrong
+BAD_SETTINGS = 2
+
 
 class BrokerError(Exception):
     """The root: catching it catches everything the broker raises on purpose."""
