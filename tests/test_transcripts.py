@@ -38,7 +38,7 @@ class Replay:
     def __init__(self, step: int) -> None:
         self.step = step
         self.broker = Broker()
-        self.broker.server._id = "MQ9TRANSCRIPT"
+        self.broker.server.id = "MQ9TRANSCRIPT"
         self.clients: dict[str, Client] = {}
 
     def client(self, name: str, greeted: bool) -> Client:

@@ -63,28 +63,26 @@ class Users:
         # checked where there is nothing to check, so that the time an answer takes does not tell who is known
         self._decoy = max(hashes, key=_cost, default="")
 
-    async def admits(self, options: Mapping[str, Any], nonce: str) -> bool:
-        """Whether a client with these CONNECT `options` may come in; `nonce` is that of its INFO. Never raises."""
+    def __contains__(self, user: User | None) -> bool:
+        """Whether one who was admitted may stay: with the same password, hash or key as then."""
         if not self.required:
             return True
+        return user is not None and user in (self._token, self._by_name.get(user.name), self._by_key.get(user.nkey))
+
+    async def admits(self, options: Mapping[str, Any], nonce: str) -> User | None:
+        """The user that a client with these CONNECT `options` is; None when it may not come in. `nonce` is that of
+        its INFO. Never raises."""
+        if not self.required:
+            return User()
         shown = _shown(options)
         if shown is None:
-            return False
+            return None
         user, proof = self._claim(shown)
         if not proof:
-            return False
+            return None
         if user is not None and user.nkey:
-            return _signed(user.nkey, proof, nonce)
-        return await self._matches(user.password if user is not None else "", proof)
-
-    async def still_admits(self, before: Users, options: Mapping[str, Any], nonce: str) -> bool:
-        """Whether a client that `before` admitted may stay. Only what has changed for it is checked again."""
-        shown = _shown(options)
-        if shown is not None:
-            user, _ = self._claim(shown)
-            if user is not None and user == before._claim(shown)[0]:
-                return True
-        return await self.admits(options, nonce)
+            return user if _signed(user.nkey, proof, nonce) else None
+        return user if await self._matches(user.password if user is not None else "", proof) else None
 
     def _claim(self, shown: dict[str, str]) -> tuple[User | None, str]:
         """Who the client says it is, if that one is known, and what it shows for it."""

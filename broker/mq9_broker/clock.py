@@ -13,12 +13,19 @@ class Clock(Protocol):
         """Milliseconds since 1970-01-01 UTC."""
         ...
 
+    def elapsed(self) -> float:
+        """Seconds of a stopwatch that nobody sets: only differences mean something."""
+        ...
+
 
 class SystemClock:
     """The machine's wall clock: TTLs have to survive a restart."""
 
     def now(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def elapsed(self) -> float:
+        return time.perf_counter()
 
 
 class ManualClock:
@@ -29,6 +36,9 @@ class ManualClock:
 
     def now(self) -> int:
         return self._now
+
+    def elapsed(self) -> float:
+        return self._now / 1000
 
     def advance(self, seconds: float) -> None:
         """Move forward by `seconds`."""

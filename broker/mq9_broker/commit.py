@@ -32,18 +32,27 @@ _PROBE = b"!probe"
 
 class Turn:
     """A turn whose batch is on its way: what becomes visible, and what is written, when it is kept. `probe` says that
-    it tries whether a store that refused writes takes them again."""
+    it tries whether a store that refused writes takes them again, `asked` who wants to know whether it was kept."""
 
-    __slots__ = ("changes", "ended", "held", "probe", "promises", "sealed")
+    __slots__ = ("asked", "began", "changes", "ended", "held", "probe", "promises", "sealed")
 
     def __init__(
-        self, sealed: Sealed, changes: list[Change], ended: list[Mailbox], promises: list[Promise], probe: bool
+        self,
+        sealed: Sealed,
+        changes: list[Change],
+        ended: list[Mailbox],
+        promises: list[Promise],
+        probe: bool,
+        asked: list[Callable[[str], None]],
+        began: float,
     ) -> None:
         self.sealed = sealed
         self.changes = changes
         self.ended = ended
         self.promises = promises
         self.probe = probe
+        self.asked = asked
+        self.began = began
         self.held: Held = {}
 
 
@@ -67,6 +76,7 @@ class Committer:
         self._watch = watch
         self._scheduled = False
         self._probing = False
+        self._asked: list[Callable[[str], None]] = []
         self._flying: Turn | None = None
         self._waiting: list[Callable[[], None]] = []
         self.after_turn: Callable[[], None] = lambda: None
@@ -112,8 +122,16 @@ class Committer:
             return
         if self._sweep.due(hub.now) and not hub.refusing and self._sweep.step(hub.now):
             self.wake_up()
-        turn = Turn(mailboxes.seal(), mailboxes.changes, mailboxes.ended, hub.promises, self._probing)
-        mailboxes.changes, mailboxes.ended, hub.promises = [], [], []
+        turn = Turn(
+            mailboxes.seal(),
+            mailboxes.changes,
+            mailboxes.ended,
+            hub.promises,
+            self._probing,
+            self._asked,
+            self._clock.elapsed(),
+        )
+        mailboxes.changes, mailboxes.ended, hub.promises, self._asked = [], [], [], []
         hub.taken, self._probing = 0, False
         try:
             flight = self._commit()
@@ -128,6 +146,11 @@ class Committer:
             hub.touched = []
             self._flying = turn
             self._watch(flight, self._landed)
+
+    def try_store(self, answer: Callable[[str], None]) -> None:
+        """Write something with the next turn. `answer` is called with "" when it is kept, else with the reason."""
+        self._asked.append(answer)
+        self.probe()
 
     def probe(self) -> None:
         """Try with the next turn whether a store that refused writes takes them again."""
@@ -186,6 +209,13 @@ class Committer:
             self._sweep.restart()
             for mailbox in self._mailboxes.listening():
                 hub.stir(mailbox)
+        counters = hub.counters
+        if turn.sealed:
+            counters.commits += 1
+            counters.commit_seconds += self._clock.elapsed() - turn.began
+            counters.stored += sum(max(newest - mailbox.visible, 0) for mailbox, newest, _ in turn.sealed)
+        for answer in turn.asked:
+            answer("")
         hub.publish_turn(turn.sealed, turn.changes, turn.ended, hub.now)
         if hub.draining:
             hub.drain(hub.now)
@@ -199,6 +229,9 @@ class Committer:
         if not hub.refusing:
             _log.error("the store does not take writes, they are refused until it does: %s", failed)
         hub.refusing = str(failed)
+        hub.counters.failed += 1
+        for answer in turn.asked:
+            answer(hub.refusing)
         for place in mailboxes.places:
             if place.batch:
                 place.take()
@@ -254,6 +287,7 @@ class Committer:
         data = b"".join(out) if session.owed <= limit else b""
         if not data or len(data) > limit:
             _log.warning("client %d is a slow consumer, closed", session.client_id)
+            self._hub.counters.slow_consumers += 1
             transport.abort()
             return
         session.owed = 0

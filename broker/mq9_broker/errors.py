@@ -11,7 +11,7 @@ Anything else that is raised is a defect: logged once, its connection closed, th
 
 from __future__ import annotations
 
-#: the exit code for settings that are wrong
+#: The exit code for settings that can't be used.
 BAD_SETTINGS = 2
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import chain
 from random import Random
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mq9_broker import subjects, wire
 from mq9_broker.board import SUBJECT, Board
@@ -15,7 +15,7 @@ from mq9_broker.feeds import SLICE, BoardFeed, DirectoryFeed, Feed, MailboxFeed,
 from mq9_broker.groups import Group, Groups, check_group
 from mq9_broker.mailboxes import Mailbox, Mailboxes
 from mq9_broker.messages import Messages
-from mq9_broker.model import PREFIX, Change, Limits
+from mq9_broker.model import PREFIX, Change, Counters, Limits
 from mq9_broker.session import Confirmation, Session, Subscription
 from mq9_broker.subjects import SubscriptionTree
 from mq9_broker.timers import Timers
@@ -62,6 +62,7 @@ class Hub:
         self.groups = groups
         self.board = board
         self.limits = limits
+        self.counters = Counters()
         self.timers = Timers()
         self.now = 0
         #: bytes published to mailboxes in this turn
@@ -73,8 +74,6 @@ class Hub:
         self.wake_up: Callable[[], None] = _nobody
         #: ends the turn now, between two deliveries: what was said so far is written and takes no more memory
         self.end_turn: Callable[[], None] = _nobody
-        #: the INFO fields for a client number
-        self.describe: Callable[[int], dict[str, Any]] = lambda client_id: {"client_id": client_id}
         self.dialect: Dialect
         self.promises: list[Promise] = []
         self._tree: SubscriptionTree[Subscription] = SubscriptionTree()

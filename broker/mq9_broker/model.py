@@ -89,3 +89,19 @@ class Limits:
     max_desc: int = 1024
     ping_interval: int = 120
     max_pings_out: int = 2
+    max_connections: int = 65_536
+    auth_timeout: int = 2
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the broker has done since it started, for those who watch it."""
+
+    #: messages that were stored
+    stored: int = 0
+    #: turns with something to write that the store took, and that it did not
+    commits: int = 0
+    failed: int = 0
+    #: seconds that those took, until what they wrote was kept
+    commit_seconds: float = 0.0
+    slow_consumers: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -14,9 +15,10 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mq9_broker import __version__, keys
+from mq9_broker.auth import Users
 from mq9_broker.board import Board
 from mq9_broker.clock import Clock, SystemClock
 from mq9_broker.commit import Committer
@@ -34,12 +36,19 @@ from mq9_broker.server import Server
 from mq9_broker.store import Batch, Store
 from mq9_broker.store.memory import MemoryStore
 from mq9_broker.sweep import Sweep
+from mq9_broker.tls import Tls
+
+if TYPE_CHECKING:
+    from mq9_broker.monitor import Monitor
 
 _log = logging.getLogger(__name__)
 
 _SECRET = re.compile(r"\bm-[a-z2-7]{26}\b")
 _STOP_SECONDS = 1.0
 _ADDRESS_IN_USE = 6
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: Open files beside the connections: the store's, mostly.
+_OTHER_FILES = 4096
 _BROKEN = 1
 
 
@@ -88,8 +97,8 @@ def open_stores(config: Config, folder: DataDir) -> tuple[Store, Store]:
     return disk, MemoryStore()
 
 
-def run(config: Config) -> int:
-    """Run a broker until SIGTERM or SIGINT; gives the exit code. Raises StartError."""
+def run(config: Config, reload: Callable[[], Config]) -> int:
+    """Run a broker until a signal ends it; its exit code. `reload` reads the settings again. Raises StartError."""
     try:
         import uvloop
 
@@ -97,16 +106,19 @@ def run(config: Config) -> int:
     except ImportError:
         factory = None
     os.umask(0o077)  # mail is the user's own
+    _allow_connections(config.limits.max_connections)
     with DataDir(config.data_dir) as folder, asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_serve(config, folder))
+        return runner.run(_serve(config, folder, reload))
 
 
-async def _serve(config: Config, folder: DataDir) -> int:
+async def _serve(config: Config, folder: DataDir, reload: Callable[[], Config]) -> int:
     loop = asyncio.get_running_loop()
     clock = SystemClock()
+    users, tls = Users(config.token, config.users), _tls(config)
     disk, memory = open_stores(config, folder)
     hub, committer = build(disk, memory, config.limits, clock, os.urandom, loop)
-    server = Server(hub, committer, config.host, config.port)
+    server = Server(hub, committer, config.host, config.port, users, tls)
+    monitor: Monitor | None = None
     stopped: asyncio.Future[int] = loop.create_future()
 
     def stop(code: int) -> None:
@@ -118,22 +130,30 @@ async def _serve(config: Config, folder: DataDir) -> int:
         _log.critical("the broker stops: %s", context["message"], exc_info=context.get("exception"))
         stop(_BROKEN)
 
+    async def retire() -> None:
+        _log.info("accepting nobody, letting go of %d clients", len(server.connections))
+        await server.retire(config.lame_duck_grace, config.lame_duck_duration)
+        stop(0)
+
     loop.set_exception_handler(broken)
-    for name in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(name, stop, 0)
-        except NotImplementedError:  # Windows
-            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop, 0))
+    _on_signal(loop, "SIGTERM", lambda: stop(0))
+    _on_signal(loop, "SIGINT", lambda: stop(0))
+    _on_signal(loop, "SIGUSR2", lambda: server.run(retire()))
+    _on_signal(loop, "SIGHUP", lambda: _reload(server, reload))
     try:
         await _listen(server, config)
         alarm = Alarm(hub, committer, clock, loop)
         alarm.set()
+        if config.monitor_port is not None:
+            monitor = await _monitor(server, config, clock)
         folder.announce(config.host, server.port)
-        _announce(config, server, folder)
+        _announce(config, server, folder, monitor)
         idle = asyncio.create_task(_stop_when_idle(server, config.idle_exit, clock, stop)) if config.idle_exit else None
         code = await stopped
         if idle is not None:
             idle.cancel()
+        if monitor is not None:
+            await monitor.stop()
         await server.stop(_STOP_SECONDS)
         alarm.stop()
         _log.info("stopped")
@@ -142,19 +162,101 @@ async def _serve(config: Config, folder: DataDir) -> int:
         disk.close()
 
 
+def _on_signal(loop: asyncio.AbstractEventLoop, name: str, action: Callable[[], object]) -> None:
+    """Do `action` in the loop when the signal comes, where the system has it."""
+    number = getattr(signal, name, None)
+    if number is None:
+        return
+    try:
+        loop.add_signal_handler(number, action)
+    except NotImplementedError:  # Windows
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(action))
+
+
+def _reload(server: Server, reload: Callable[[], Config]) -> None:
+    """Take over users and certificates from the settings as they are now; all or nothing."""
+    try:
+        config = reload()
+        users = Users(config.token, config.users)
+        if server.tls is not None:
+            server.tls.reload()
+    except StartError as wrong:
+        _log.error("nothing is reloaded: %s", wrong)
+        return
+    server.users = users
+    server.dismiss_strangers()
+    _log.info("users and certificates are reloaded; other settings need a restart")
+
+
+def _tls(config: Config) -> Tls | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return Tls(
+        config.tls_cert,
+        config.tls_key,
+        config.tls_ca,
+        verify=config.tls_verify,
+        handshake=config.tls_handshake,
+        optional=config.tls_optional,
+        seconds=config.limits.auth_timeout,
+    )
+
+
+def _allow_connections(wanted: int) -> None:
+    """Each connection is an open file: take as many as the system gives."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = wanted + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
 async def _listen(server: Server, config: Config) -> None:
     try:
         await server.listen()
     except OSError as cause:
-        if cause.errno == errno.EADDRINUSE and config.idle_exit is not None:
-            # started by a program, for programs on this machine: the port file tells them where
-            server.port = 0
-            await server.listen()
-            return
-        reason = cause.strerror or str(cause)
-        if cause.errno == errno.EADDRINUSE:
-            reason = f"{_occupant(config.host, config.port)} listens there; use it, or --port 0 for any free port"
-        raise StartError(f"can't listen on {config.host}:{config.port}: {reason}", _ADDRESS_IN_USE) from cause
+        if cause.errno != errno.EADDRINUSE or config.idle_exit is None:
+            raise _not_listening(cause, config.host, config.port, "--port") from cause
+        # started by a program, for programs on this machine: the port file tells them where
+        server.port = 0
+        await server.listen()
+    if config.ws_port is not None:
+        try:
+            await server.listen_websocket(config.ws_host, config.ws_port, config.ws_origins)
+        except OSError as cause:
+            raise _not_listening(cause, config.ws_host, config.ws_port, "--ws-port") from cause
+    if config.socket is not None:
+        try:
+            await server.listen_unix(config.socket)
+        except OSError as cause:
+            reason = "the path is too long" if cause.errno is None else cause.strerror
+            raise StartError(
+                f"can't listen on {config.socket}: {reason}; name another path with --socket", _ADDRESS_IN_USE
+            ) from cause
+
+
+async def _monitor(server: Server, config: Config, clock: Clock) -> Monitor:
+    from mq9_broker.monitor import Monitor
+
+    monitor = Monitor(server, server.committer, config, clock)
+    try:
+        await monitor.start()
+    except OSError as cause:
+        port = config.monitor_port or 0
+        raise _not_listening(cause, config.monitor_host, port, "--monitor-port") from cause
+    return monitor
+
+
+def _not_listening(cause: OSError, host: str, port: int, flag: str) -> StartError:
+    reason = cause.strerror or str(cause)
+    if cause.errno == errno.EADDRINUSE:
+        reason = f"{_occupant(host, port)} listens there; use it, or {flag} 0 for any free port"
+    return StartError(f"can't listen on {host}:{port}: {reason}", _ADDRESS_IN_USE)
 
 
 def _occupant(host: str, port: int) -> str:
@@ -170,16 +272,28 @@ def _occupant(host: str, port: int) -> str:
     return f"mq9 broker {info['mq9']}" if "mq9" in info else "a NATS server"
 
 
-def _announce(config: Config, server: Server, folder: DataDir) -> None:
-    print(f"mq9 broker {__version__} listening on nats://{_shown(config.host)}:{server.port}", flush=True)
+def _announce(config: Config, server: Server, folder: DataDir, monitor: Monitor | None) -> None:
+    secured = server.tls is not None
+    places = [f"listening on {'tls' if secured else 'nats'}://{_shown(config.host)}:{server.port}"]
+    if config.ws_port is not None:
+        places.append(f"listening on {'wss' if secured else 'ws'}://{_shown(config.ws_host)}:{server.ws_port}")
+    if config.socket is not None:
+        places.append(f"listening on unix://{config.socket.absolute()}")
+    if monitor is not None:
+        places.append(f"monitoring on http://{_shown(config.monitor_host)}:{monitor.port}")
+    print("".join(f"mq9 broker {__version__} {place}\n" for place in places), end="", flush=True)
     _log.info("data folder %s, store %s, durability %s", folder.path, config.store, config.durability)
-    if config.host not in ("127.0.0.1", "localhost", "::1"):
-        _log.warning(
-            "listening on %s without authentication: whoever reaches port %d can read public mailboxes, broadcasts "
-            "and core subjects, and send to any address; bind 127.0.0.1 unless the network is yours alone",
-            config.host,
-            server.port,
-        )
+    for host, port in [(config.host, server.port), *([(config.ws_host, server.ws_port)] if server.ws_port else [])]:
+        if host not in _LOOPBACK and not server.users.required:
+            _log.warning(
+                "listening on %s without authentication: whoever reaches port %d can read public mailboxes, broadcasts "
+                "and core subjects, and send to any address; set a token or users, or bind 127.0.0.1 unless the "
+                "network is yours alone",
+                host,
+                port,
+            )
+        if host not in _LOOPBACK and not secured:
+            _log.warning("listening on %s without TLS: what goes through port %d can be read on its way", host, port)
 
 
 def _shown(host: str) -> str:

@@ -1,180 +1,180 @@
-"""The listener and the shells around sessions: sockets to chunks, frames to sockets, and flow control."""
+"""The listeners, and everybody who came through them."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import secrets
+import socket
+import stat
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from itertools import count
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
-from mq9_broker import __version__, wire
+from mq9_broker import __version__
+from mq9_broker.auth import Users
 from mq9_broker.commit import Committer
-from mq9_broker.errors import ProtocolError
+from mq9_broker.connection import Connection
 from mq9_broker.hub import Hub
-from mq9_broker.session import Session
-from mq9_broker.timers import Timer
-
-_log = logging.getLogger(__name__)
+from mq9_broker.tls import Tls, begins_tls
 
 #: The nats-server whose client protocol this follows: clients look at it to know what they may use.
 NATS_VERSION = "2.11.0"
-#: What may wait in a socket's buffer before a feed stops writing to it.
-_HIGH_WATER = 65_536
-_FIRST_PING_MS = 2000
-_GOODBYE_MS = 1000
+_BACKLOG = 1024
+#: Seconds that a client may take to begin with TLS, where it may (nats-server's figure).
+_FIRST_WORD = 0.05
+#: Seconds until the next try when no client can be accepted: too many files are open, mostly.
+_BREATH = 0.1
+
+_log = logging.getLogger(__name__)
+
+Welcome = Callable[[Tls, socket.socket], Coroutine[Any, Any, None]]
 
 
-class Connection(asyncio.Protocol):
-    """One client's socket. It is the session's transport, and never raises at it."""
+@dataclass(slots=True)
+class Totals:
+    """What went through connections that are gone, and how many there ever were."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._hub = server.hub
-        self._begin = server.committer.begin
-        self._transport: asyncio.Transport | None = None
-        self._ping: Timer | None = None
-        self._misses = 0
-        limits = server.hub.limits
-        self.session = Session(server.hub, self, next(server.client_ids), limits)
-        self._parser = wire.Parser(self.session, limits.max_payload, limits.max_control_line)
-
-    # what asyncio calls
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_HIGH_WATER, low=_HIGH_WATER // 4)
-        self._server.joined(self)
-        peer = transport.get_extra_info("peername")
-        self._transport.write(
-            wire.info(self._server.info(self.session.client_id) | {"client_ip": peer[0] if peer else ""})
-        )
-        now = self._begin()
-        self._ping = self._hub.timers.at(now + _FIRST_PING_MS, self._check)
-        self._hub.wake_up()
-
-    def data_received(self, data: bytes) -> None:
-        self._begin()
-        session = self.session
-        if session.closing:
-            return
-        session.heard = True
-        try:
-            self._parser.feed(data)
-        except ProtocolError as wrong:
-            self.finish(wrong.text)
-        except Exception:
-            # a defect of ours: this client loses its connection, everybody else goes on
-            _log.exception("client %d hit a defect, its connection is closed", session.client_id)
-            self.finish(None)
-        if self._server.committer.congested and self._transport is not None:
-            self._transport.pause_reading()
-            self._server.committer.when_landed(self._read_on)
-
-    def _read_on(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def pause_writing(self) -> None:
-        self.session.paused = True
-
-    def resume_writing(self) -> None:
-        self.session.paused = False
-        self._begin()
-        self._hub.resume(self.session)
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        if self._ping is not None:
-            self._ping.cancel()
-        self._begin()
-        self._hub.leave(self.session)
-        self._server.left(self)
-
-    # what the session calls
-
-    def write(self, data: bytes) -> None:
-        transport = self._transport
-        # a closed uvloop transport raises, and one dead client must not stop the others' turn
-        if transport is not None and not transport.is_closing():
-            transport.write(data)
-
-    def buffered(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
-
-    def close(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.close()
-            # what the client does not take in time it does not get: a socket is not kept for a dead one
-            self._hub.timers.at(self._hub.now + _GOODBYE_MS, lambda now: self.abort())
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def finish(self, text: str | None) -> None:
-        """Close after what is said so far, and after `-ERR text`."""
-        if text is not None:
-            self.session.send(wire.error(text))
-        self.session.closing = True
-        self._hub.touch(self.session)
-
-    def goodbye(self) -> None:
-        """The broker stops: say so (clients look for another server or reconnect), then close."""
-        self.session.send(wire.info(self._server.info(self.session.client_id) | {"ldm": True}))
-        self.finish(None)
-
-    def _check(self, now: int) -> None:
-        """Ping a client that is silent; close one that stays so."""
-        session = self.session
-        limits = self._hub.limits
-        if session.heard:
-            self._misses = 0
-            session.heard = False
-        else:
-            self._misses += 1
-        if self._misses > limits.max_pings_out:
-            _log.info("client %d does not answer, closed", session.client_id)
-            self.finish("Stale Connection")
-            return
-        session.send(wire.PING)
-        session.pings.append([])
-        self._ping = self._hub.timers.at(now + limits.ping_interval * 1000, self._check)
+    connections: int = 0
+    in_msgs: int = 0
+    in_bytes: int = 0
+    out_msgs: int = 0
+    out_bytes: int = 0
 
 
 class Server:
-    """Accepts clients. `port` is known once it listens."""
+    """Accepts clients. `port` and `ws_port` are known once it listens; `users` and `tls` may be replaced at any time
+    and count for those who come then."""
 
-    def __init__(self, hub: Hub, committer: Committer, host: str, port: int) -> None:
+    def __init__(self, hub: Hub, committer: Committer, host: str, port: int, users: Users, tls: Tls | None) -> None:
         self.hub = hub
         self.committer = committer
         self.host = host
         self.port = port
+        self.users = users
+        self.tls = tls
+        self.ws_port = 0
         self.client_ids = count(1)
         self.connections: set[Connection] = set()
+        self.gone = Totals()
+        self.started = hub.now
         #: when the last client left, in ms; None while there is one
         self.empty_since: int | None = None
-        self._id = "MQ" + secrets.token_hex(16).upper()
-        self._listener: asyncio.Server | None = None
-        hub.describe = self.info
+        self.id = "MQ" + secrets.token_hex(16).upper()
+        self._listeners: list[asyncio.Server] = []
+        self._doors: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._socket: Path | None = None
 
     async def listen(self) -> None:
         """Bind and accept. Raises OSError when the address can't be had."""
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: Connection(self), self.host, self.port, backlog=1024)
-        self.port = self._listener.sockets[0].getsockname()[1]
+        if self.tls is None:
+            self.port = await self._accept(lambda: Connection(self, "nats", {}), self.host, self.port)
+        else:
+            shown = {"tls_available" if self.tls.optional else "tls_required": True}
+            if self.tls.verify:
+                shown["tls_verify"] = True
+
+            async def welcome(tls: Tls, bare: socket.socket) -> None:
+                connection = Connection(self, "nats", shown)
+                tls_first = tls.handshake == "first" or (
+                    tls.handshake == "auto" and await begins_tls(bare, _FIRST_WORD)
+                )
+                if not tls_first:
+                    greeting = connection.greeting(bare.getpeername())
+                    await asyncio.get_running_loop().sock_sendall(bare, greeting)
+                if tls.optional and not await begins_tls(bare, tls.seconds):
+                    await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, bare)
+                else:
+                    await tls.serve(connection, bare)
+
+            self.port = self._accept_bare(welcome, self.host, self.port)
         self.empty_since = self.committer.begin()
 
+    async def listen_websocket(self, host: str, port: int, origins: tuple[str, ...]) -> None:
+        """Bind and accept WebSocket clients, over TLS when there is a certificate. Raises OSError."""
+        from mq9_broker.websocket import WebSocket
+
+        def shell() -> WebSocket:
+            connection = Connection(self, "websocket", {"tls_required": True} if self.tls else {})
+            return WebSocket(connection, origins, self.hub.limits.max_payload)
+
+        async def welcome(tls: Tls, bare: socket.socket) -> None:
+            await tls.serve(shell(), bare)
+
+        if self.tls is None:
+            self.ws_port = await self._accept(shell, host, port)
+        else:
+            self.ws_port = self._accept_bare(welcome, host, port)
+
+    async def listen_unix(self, path: Path) -> None:
+        """Bind a Unix socket that only this user can open. Raises OSError; EADDRINUSE when somebody listens there."""
+        bound = _bind(path)
+        listener = await asyncio.get_running_loop().create_unix_server(lambda: Connection(self, "unix", {}), sock=bound)
+        self._socket = path
+        self._listeners.append(listener)
+
+    async def _accept(self, protocol: Callable[[], asyncio.Protocol], host: str, port: int) -> int:
+        """Serve who comes to an address; the port that is bound."""
+        listener = await asyncio.get_running_loop().create_server(protocol, host, port, backlog=_BACKLOG)
+        self._listeners.append(listener)
+        bound: int = listener.sockets[0].getsockname()[1]
+        return bound
+
+    def _accept_bare(self, welcome: Welcome, host: str, port: int) -> int:
+        """The same for who may speak TLS: what comes first has to be seen to before a transport reads."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener.setblocking(False)
+        self._doors.append(asyncio.get_running_loop().create_task(self._keep_door(listener, welcome)))
+        bound: int = listener.getsockname()[1]
+        return bound
+
+    async def _keep_door(self, listener: socket.socket, welcome: Welcome) -> None:
+        loop = asyncio.get_running_loop()
+        with listener:
+            while True:
+                try:
+                    bare, _ = await loop.sock_accept(listener)
+                except OSError as cause:
+                    _log.warning("can't accept a client: %s", cause.strerror or cause)
+                    await asyncio.sleep(_BREATH)
+                    continue
+                self.run(self._lead_in(bare, welcome))
+
+    async def _lead_in(self, bare: socket.socket, welcome: Welcome) -> None:
+        if self.tls is None:
+            return
+        try:
+            await welcome(self.tls, bare)
+        except OSError as cause:
+            # it speaks no TLS, or none that is taken, or is gone: TLS itself has told it
+            _log.debug("a client did not come through TLS: %s", cause)
+            bare.close()
+
+    async def retire(self, grace: float, duration: float) -> None:
+        """Lame duck: accept nobody, tell those who listen for it, and after `grace` seconds let go of one client after
+        the other, so that they find another server in `duration` seconds and not all at once."""
+        self._close_listeners()
+        for connection in self.connections:
+            connection.warn()
+        await asyncio.sleep(grace)
+        going = list(self.connections)
+        for connection in going:
+            self.committer.begin()
+            connection.finish(None)
+            await asyncio.sleep(min(max(duration - grace, 0) / len(going), 1))
+
     async def stop(self, patience: float) -> None:
-        """Stop accepting, say goodbye, and wait up to `patience` seconds until everything is written."""
-        if self._listener is not None:
-            self._listener.close()
+        """Stop accepting, and close when everything is written, or after `patience` seconds."""
+        self._close_listeners()
         self.committer.begin()
         for connection in self.connections:
-            connection.goodbye()
+            connection.finish(None)
         deadline = asyncio.get_running_loop().time() + patience
         # sockets drain by themselves, there is no event to wait for
         while (self.connections or self.committer.busy) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
@@ -183,11 +183,21 @@ class Server:
             connection.abort()
         await asyncio.sleep(0)
 
-    def info(self, client_id: int) -> dict[str, Any]:
-        """The fields of INFO."""
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for door in self._doors:
+            door.cancel()
+        self._listeners, self._doors = [], []
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+            self._socket = None
+
+    def info(self) -> dict[str, Any]:
+        """The fields of INFO that are the same for all."""
         return {
-            "server_id": self._id,
-            "server_name": self._id,
+            "server_id": self.id,
+            "server_name": self.id,
             "version": NATS_VERSION,
             "mq9": __version__,
             "proto": 1,
@@ -195,14 +205,67 @@ class Server:
             "port": self.port,
             "headers": True,
             "max_payload": self.hub.limits.max_payload,
-            "client_id": client_id,
         }
 
-    def joined(self, connection: Connection) -> None:
+    def run(self, work: Coroutine[Any, Any, object]) -> None:
+        """Go on with something that takes its time."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def joined(self, connection: Connection) -> bool:
+        """A client came; False when there are as many as there may be."""
+        free = len(self.connections) < self.hub.limits.max_connections
         self.connections.add(connection)
+        self.gone.connections += 1
         self.empty_since = None
+        return free
 
     def left(self, connection: Connection) -> None:
+        """A client is gone (or never came further than TLS)."""
+        if connection not in self.connections:
+            return
         self.connections.discard(connection)
+        gone, session = self.gone, connection.session
+        gone.in_msgs += session.in_msgs
+        gone.in_bytes += session.in_bytes
+        gone.out_msgs += session.out_msgs
+        gone.out_bytes += session.out_bytes
         if not self.connections:
             self.empty_since = self.hub.now
+
+    def dismiss_strangers(self) -> None:
+        """The users have changed: those whose credentials are not good any more have to go."""
+        for connection in self.connections:
+            if self.users.required and connection.user not in self.users:
+                connection.finish("Authorization Violation")
+
+
+def _bind(path: Path) -> socket.socket:
+    """A Unix socket at `path`, in place of one that a killed broker left. OSError when somebody listens there, or when
+    the file is something else."""
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        if _stale(path):
+            path.unlink()
+        bound.bind(os.fspath(path))
+        path.chmod(0o600)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _stale(path: Path) -> bool:
+    """Whether nobody listens on the socket that is there."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "a file that is no socket is there", str(path))
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return True
+    raise OSError(errno.EADDRINUSE, "another program listens there", str(path))

@@ -27,6 +27,8 @@ class Transport(Protocol):
     def buffered(self) -> int: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
+    def info(self) -> dict[str, Any]: ...
+    def announced(self, options: dict[str, Any]) -> None: ...
 
 
 class Subscription:
@@ -44,6 +46,8 @@ class Subscription:
         self.feed: Feed | None = None
 
 
+_LONGEST_NAME = 256
+
 Confirmation = tuple["Group", int, Subscription]
 
 
@@ -57,8 +61,10 @@ class Session:
         "_max_subscriptions",
         "_other_wildcards",
         "_out_msgs_of_ended",
+        "_pinged",
         "_pings",
         "client_id",
+        "client_version",
         "closed",
         "closing",
         "dynamic",
@@ -69,7 +75,10 @@ class Session:
         "hub",
         "in_bytes",
         "in_msgs",
+        "informed",
+        "lang",
         "late_pongs",
+        "name",
         "no_responders",
         "out",
         "out_bytes",
@@ -77,6 +86,7 @@ class Session:
         "paused",
         "pedantic",
         "pushed_to",
+        "rtt",
         "subscriptions",
         "talkative",
         "transport",
@@ -98,6 +108,8 @@ class Session:
         self.headers = False
         self.no_responders = False
         self.dynamic = False
+        self.informed = False
+        self.name = self.lang = self.client_version = ""
         self.closing = False
         self.closed = False
         self.heard = True
@@ -115,6 +127,9 @@ class Session:
         self._groups: WeakSet[Group] | None = None
         self.waiters: dict[Any, None] = {}
         self._pings: deque[list[Confirmation]] | None = None
+        self._pinged = 0
+        #: how long the client took to answer, in ms; None before it has
+        self.rtt: int | None = None
         self.unconfirmed: list[Confirmation] = []
         #: messages published by this client, and bytes of headers and payloads each way
         self.in_msgs = 0
@@ -225,6 +240,10 @@ class Session:
         if self.no_responders and not self.headers:
             raise ProtocolError("no responders requires headers support")
         self.dynamic = protocol == 1
+        self.name, self.lang, self.client_version = (
+            str(options.get(field) or "")[:_LONGEST_NAME] for field in ("name", "lang", "version")
+        )
+        self.transport.announced(options)
         if self.verbose:
             self.send(wire.OK)
 
@@ -232,7 +251,8 @@ class Session:
         if self.dynamic:
             # clients of protocol 1 are told where they are once they listen
             self.dynamic = False
-            self.send(wire.PONG + wire.info(self.hub.describe(self.client_id) | {"connect_info": True}))
+            self.informed = True
+            self.send(wire.PONG + wire.info(self.transport.info() | {"connect_info": True}))
             return
         if not self.pushed_to:
             self.send(wire.PONG)
@@ -241,8 +261,15 @@ class Session:
             self.hub.touch(self)
         self.late_pongs += 1
 
+    def ping(self) -> None:
+        """Ask whether the client is there."""
+        self.send(wire.PING)
+        self.pings.append([])
+        self._pinged = self.hub.now
+
     def on_pong(self) -> None:
         if self._pings:
+            self.rtt = self.hub.now - self._pinged
             confirmed = self._pings.popleft()
             if not self._pings:
                 self._pings = None

@@ -17,12 +17,14 @@ from random import Random
 from typing import Any
 
 from mq9_broker import runner
+from mq9_broker.auth import Users
 from mq9_broker.clock import ManualClock
+from mq9_broker.connection import Connection
 from mq9_broker.errors import StoreError
 from mq9_broker.jobs import Alarm
 from mq9_broker.mailboxes import Mailbox
 from mq9_broker.model import Limits
-from mq9_broker.server import Connection, Server
+from mq9_broker.server import Server
 from mq9_broker.store import Batch, Store
 from mq9_broker.store.memory import MemoryStore
 
@@ -266,7 +268,7 @@ class Client:
         self._inbox = f"_INBOX.c{number}"
         self._asked = itertools.count(1)
         self._sids = itertools.count(1)
-        self.connection = Connection(broker.server)
+        self.connection = Connection(broker.server, "nats", {})
         self.session = self.connection.session
         self.transport = Transport(broker.loop, self.connection, self._received)
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]
@@ -413,6 +415,7 @@ class Broker:
         *,
         limits: Limits | None = None,
         clock: ManualClock | None = None,
+        users: Users | None = None,
         seed: int = 9,
     ) -> None:
         self.clock = clock or ManualClock()
@@ -426,7 +429,7 @@ class Broker:
             self.disk, self.memory, limits or Limits(), self.clock, self.random.randbytes, self.loop
         )
         self.hub._choose.seed(seed)
-        self.server = Server(self.hub, self.committer, "127.0.0.1", 4222)
+        self.server = Server(self.hub, self.committer, "127.0.0.1", 4222, users or Users(), None)
         self.alarm = Alarm(self.hub, self.committer, self.clock, self.loop)  # type: ignore[arg-type]
         self.alarm.set()
         self._numbers = itertools.count(1)

@@ -73,7 +73,9 @@ def test_every_limit_can_be_set(tmp_path: Path) -> None:
 def test_an_unknown_setting_is_named_with_those_there_are(tmp_path: Path) -> None:
     file = toml(tmp_path, "prot = 1\n")
     text = wrong(file)
-    assert text.startswith(f"unknown setting 'prot' in {file}; known are data_dir, durability, host, idle_exit, ")
+    assert text.startswith(
+        f"unknown setting 'prot' in {file}; known are auth_timeout, data_dir, durability, host, idle_exit, "
+    )
     assert "max_payload" in text
     assert "limits" not in text.split("known are")[1]
 

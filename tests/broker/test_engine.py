@@ -1033,7 +1033,7 @@ def test_broker_time_comes_from_its_clock_alone() -> None:
 
     def run() -> bytes:
         broker = Broker(clock=ManualClock(1_000_000_000_000))
-        broker.server._id = "MQ"
+        broker.server.id = "MQ"
         client = broker.client()
         client.create(name="a", public=True)
         client.subscribe("INBOX.a")

@@ -1,0 +1,245 @@
+"""The shell around one session: a socket's chunks to the parser, frames to the socket, pings, and flow control."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+from mq9_broker import wire
+from mq9_broker.auth import User, new_nonce
+from mq9_broker.errors import ProtocolError
+from mq9_broker.session import Session
+from mq9_broker.timers import Timer
+
+if TYPE_CHECKING:
+    from mq9_broker.server import Server
+
+_log = logging.getLogger(__name__)
+
+#: What may wait in a socket's buffer before a feed stops writing to it.
+HIGH_WATER = 65_536
+_FIRST_PING_MS = 2000
+_GOODBYE_MS = 1000
+
+
+class Connection(asyncio.Protocol):
+    """One client's socket. It is the session's transport, and never raises at it. `kind` is how it came: "nats",
+    "websocket" or "unix"; times are in ms."""
+
+    def __init__(self, server: Server, kind: str, tls: dict[str, bool]) -> None:
+        """`tls`: what INFO says of it."""
+        self._server = server
+        self._hub = server.hub
+        self._begin = server.committer.begin
+        self._transport: asyncio.Transport | None = None
+        self._greeted = False
+        self._tls = tls
+        self._timer: Timer | None = None
+        self._misses = 0
+        self.kind = kind
+        self.peer: tuple[str, int] = ("", 0)
+        self.nonce = new_nonce() if server.users.challenges else ""
+        self.user: User | None = None
+        self.since = self.last_activity = 0
+        limits = server.hub.limits
+        self.session = Session(server.hub, self, next(server.client_ids), limits)
+        self._parser = wire.Parser(self.session, limits.max_payload, limits.max_control_line)
+        # until the client has said who it is: what it has sent
+        self._unknown: bytes | None = b"" if server.users.required else None
+        self._known = False
+
+    # what asyncio calls
+
+    def greeting(self, peer: object) -> bytes:
+        """INFO, the first word of all, perhaps before TLS. `peer` is the other end's address."""
+        self._greeted = True
+        if isinstance(peer, tuple):
+            self.peer = peer[0], peer[1]
+        return wire.info(self.info())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
+        if not self._greeted:
+            self._transport.write(self.greeting(transport.get_extra_info("peername")))
+        self.since = self.last_activity = now = self._begin()
+        if not self._server.joined(self):
+            self.finish("maximum connections exceeded")
+        elif self._unknown is not None:
+            self._timer = self._hub.timers.at(now + self._hub.limits.auth_timeout * 1000, self._give_up)
+        else:
+            self._timer = self._hub.timers.at(now + _FIRST_PING_MS, self._check)
+        self._hub.wake_up()
+
+    def data_received(self, data: bytes) -> None:
+        self.last_activity = self._begin()
+        session = self.session
+        if session.closing:
+            return
+        if self._unknown is not None:
+            self._knock(data)
+            return
+        session.heard = True
+        try:
+            self._parser.feed(data)
+        except ProtocolError as wrong:
+            self.finish(wrong.text)
+        except Exception:
+            # a defect of ours: this client loses its connection, everybody else goes on
+            _log.exception("client %d hit a defect, its connection is closed", session.client_id)
+            self.finish(None)
+        if self._server.committer.congested and self._transport is not None:
+            self._transport.pause_reading()
+            self._server.committer.when_landed(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.session.paused = True
+
+    def resume_writing(self) -> None:
+        self.session.paused = False
+        self._begin()
+        self._hub.resume(self.session)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._begin()
+        self._hub.leave(self.session)
+        self._server.left(self)
+
+    # who it is
+
+    def _knock(self, data: bytes) -> None:
+        """A client that has to say who it is says so first, by CONNECT; the rest of what it sent waits."""
+        self._unknown = early = (self._unknown or b"") + data
+        line, whole, _ = early.partition(b"\n")
+        if early[:1] not in (b"C", b"c"):
+            self.finish("Authorization Violation")
+        elif whole:
+            options = _options(line)
+            if options is None:
+                # no CONNECT: the parser says what is wrong with it
+                self._let_in()
+                return
+            if self._transport is not None:
+                self._transport.pause_reading()
+            self._server.run(self._admit(options))
+        elif len(early) > self._hub.limits.max_control_line + len(b"CONNECT \r"):
+            self.finish("maximum control line exceeded")
+
+    async def _admit(self, options: dict[str, Any]) -> None:
+        if await self._examine(options):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._hub.timers.at(self._hub.now + _FIRST_PING_MS, self._check)
+            self._let_in()
+            self._read_on()
+
+    async def _examine(self, options: dict[str, Any]) -> bool:
+        """Look at the credentials; whether they are good. Who has none that are has to go."""
+        self.user = await self._server.users.admits(options, self.nonce)
+        self._begin()
+        if self.session.closing or self._transport is None:
+            return False
+        if self.user is None:
+            _log.warning("client %d from %s has wrong credentials, closed", self.session.client_id, self.peer[0])
+            self.finish("Authorization Violation")
+        return self.user is not None
+
+    def _let_in(self) -> None:
+        early, self._unknown = self._unknown, None
+        self.data_received(early or b"")
+
+    def _give_up(self, now: int) -> None:
+        self.finish("Authentication Timeout")
+
+    # what the session calls
+
+    def write(self, data: bytes) -> None:
+        transport = self._transport
+        # a closed uvloop transport raises, and one dead client must not stop the others' turn
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    def buffered(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def close(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.close()
+            # what the client does not take in time it does not get: a socket is not kept for a dead one
+            self._hub.timers.at(self._hub.now + _GOODBYE_MS, lambda now: self.abort())
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def info(self) -> dict[str, Any]:
+        """The fields of INFO, as they are for this client."""
+        fields = self._server.info() | {"client_id": self.session.client_id, "client_ip": self.peer[0]} | self._tls
+        if self._server.users.required:
+            fields["auth_required"] = True
+        if self.nonce:
+            fields["nonce"] = self.nonce
+        return fields
+
+    def announced(self, options: dict[str, Any]) -> None:
+        """The client said CONNECT. Who says it again has to be as good as the first time."""
+        if self._known:
+            self._server.run(self._examine(options))
+        self._known = self.user is not None
+
+    def finish(self, text: str | None) -> None:
+        """Close after what is said so far, and after `-ERR text`."""
+        if text is not None:
+            self.session.send(wire.error(text))
+        self.session.closing = True
+        self._hub.touch(self.session)
+
+    def warn(self) -> None:
+        """The broker is about to stop: clients that listen for it look for another server."""
+        if self.session.informed:
+            self.session.send(wire.info(self.info() | {"ldm": True}))
+
+    def tls_version(self) -> str:
+        """Such as "TLSv1.3"; empty when the connection is not encrypted."""
+        secured = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        return secured.version() or "" if secured is not None else ""
+
+    def _check(self, now: int) -> None:
+        """Ping a client that is silent; close one that stays so."""
+        session = self.session
+        limits = self._hub.limits
+        if session.heard:
+            self._misses = 0
+            session.heard = False
+        else:
+            self._misses += 1
+        if self._misses > limits.max_pings_out:
+            _log.info("client %d does not answer, closed", session.client_id)
+            self.finish("Stale Connection")
+            return
+        session.ping()
+        self._timer = self._hub.timers.at(now + limits.ping_interval * 1000, self._check)
+
+
+def _options(line: bytes) -> dict[str, Any] | None:
+    """The object of a CONNECT line; None when it is none."""
+    verb, _, rest = line.replace(b"\t", b" ", 1).partition(b" ")
+    if verb.upper() != b"CONNECT":
+        return None
+    try:
+        options = json.loads(rest)
+    except (ValueError, RecursionError):
+        return None
+    return options if isinstance(options, dict) else None
