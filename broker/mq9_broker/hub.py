@@ -214,12 +214,11 @@ class Hub:
         self._pushed = pushed
 
     def _no_responders(self, session: Session, subject: bytes, reply: bytes) -> None:
+        """Tell the sender that nobody is there. It is no message: neither UNSUB's max nor the counters know of it."""
         for subscription in self._tree.match(reply)[0]:
             if subscription.session is session:
                 header = _NO_RESPONDERS + b"Nats-Subject: " + subject + b"\r\n\r\n"
                 session.send(wire.headed_message(reply, subscription.sid, b"", header, b""))
-                session.out_bytes += len(header)
-                session.count(subscription)
                 return
 
     # subscribing

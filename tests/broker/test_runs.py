@@ -48,7 +48,7 @@ def heard(
 
 def counted(client: Client) -> None:
     """The counters of a session are what its client got."""
-    messages = [frame for frame in client.frames if frame.verb in ("MSG", "HMSG")]
+    messages = [frame for frame in client.frames if frame.verb in ("MSG", "HMSG") and frame.status != "503"]
     assert client.session.out_msgs == len(messages)
     blocks = sum(
         len(f"NATS/1.0{' ' + frame.status if frame.status else ''}\r\n\r\n")

@@ -119,6 +119,17 @@ TRANSCRIPTS = {
         b"MSG a 1 1\r\nx\r\nPONG\r\n",
     ),
     "headers-as-they-came": (HEADERS + b"SUB h 1\r\n" + HPUB, b"HMSG h 1 re 23 25\r\n" + BLOCK + b"hi\r\nPONG\r\n"),
+    "runs": (
+        HEADERS + b"SUB h 1\r\nSUB f 2\r\n" + 3 * HPUB + 3 * b"PUB f 1\r\nx\r\n" + 2 * b"PUB f re 1\r\ny\r\n",
+        3 * (b"HMSG h 1 re 23 25\r\n" + BLOCK + b"hi\r\n")
+        + 3 * b"MSG f 2 1\r\nx\r\n"
+        + 2 * b"MSG f 2 re 1\r\ny\r\n"
+        + b"PONG\r\n",
+    ),
+    "a-run-that-breaks": (
+        QUIET + b"SUB f 1\r\n" + 3 * b"PUB f 1\r\nx\r\n" + b"PUB f 1\r\nxyz\r\n" + b"PUB f 1\r\nx\r\n",
+        3 * b"MSG f 1 1\r\nx\r\n" + b"-ERR 'Unknown Protocol Operation'\r\n",
+    ),
     "headers-that-are-empty": (
         HEADERS + b"SUB f 1\r\nHPUB f 12 12\r\nNATS/1.0\r\n\r\n\r\n",
         b"HMSG f 1 12 12\r\nNATS/1.0\r\n\r\n\r\nPONG\r\n",
@@ -126,6 +137,10 @@ TRANSCRIPTS = {
     "no-responders": (
         HEADERS + b"SUB r 1\r\nPUB none r 0\r\n\r\n",
         b"HMSG r 1 36 36\r\nNATS/1.0 503\r\nNats-Subject: none\r\n\r\n\r\nPONG\r\n",
+    ),
+    "no-responders-do-not-count-as-messages": (
+        HEADERS + b"SUB r 1\r\nUNSUB 1 1\r\n" + 2 * b"PUB none r 0\r\n\r\n" + 2 * b"PUB r 1\r\nx\r\n",
+        2 * b"HMSG r 1 36 36\r\nNATS/1.0 503\r\nNats-Subject: none\r\n\r\n\r\n" + b"MSG r 1 1\r\nx\r\nPONG\r\n",
     ),
     "no-responders-not-announced": (QUIET + b"SUB r 1\r\nPUB none r 0\r\n\r\n", b"PONG\r\n"),
     "max-payload": (QUIET + b"PUB f 1048576\r\n" + MAX + b"\r\n", b"PONG\r\n"),
