@@ -9,6 +9,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from mq9_mcp.endpoint import public_url
+
 DEFAULT_PORT = 8009
 EXAMPLES = """\
 examples:
@@ -18,8 +20,13 @@ examples:
   mq9-mcp --http --port 8009            for clients that speak streamable HTTP, at http://127.0.0.1:8009/mcp
 
 environment:
-  MQ9_URL         the broker, like nats://127.0.0.1:4222 (default: this machine's, started when there is none)
-  MQ9_DATA_DIR    where the broker keeps its data, and where agent sessions and their mailboxes are remembered
+  MQ9_URL              the broker, like nats://127.0.0.1:4222, tls://user:password@mail.example:4222 or unix:///path
+                       (default: this machine's, started when there is none)
+  MQ9_TOKEN            the token to show it
+  MQ9_NKEY_SEED_FILE   the file with the seed of the nkey to sign with
+  MQ9_TLS_CA, MQ9_TLS_CERT, MQ9_TLS_KEY
+                       files: whom to trust, and a certificate and key to show
+  MQ9_DATA_DIR         where the broker keeps its data, and where agent sessions and their mailboxes are remembered
 """
 
 
@@ -105,7 +112,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="show the version and exit")
-    parser.add_argument("--url", default=None, metavar="URL", help="the broker to use, instead of MQ9_URL")
+    parser.add_argument(
+        "--url", type=public_url, default=None, metavar="URL", help="the broker to use, instead of MQ9_URL"
+    )
     parser.add_argument("--http", action="store_true", help="serve streamable HTTP instead of stdio")
     parser.add_argument("--host", default=None, help="with --http: the address to listen on (default 127.0.0.1)")
     parser.add_argument(

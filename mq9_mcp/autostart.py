@@ -6,9 +6,7 @@ there, and its log is there. Nothing here is heavy to import: looking costs abou
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -16,12 +14,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from mq9_mcp.endpoint import Endpoint
 from mq9_mcp.errors import BrokerUnavailable
 
 IDLE_EXIT = 900  # seconds without a connection after which a broker that was started from here ends itself
-INFO_WITHIN = 2.0  # seconds to wait for a greeting from whatever listens on the port
 START_WITHIN = 15.0  # seconds a broker has from being started to answering
 RESPAWN_EVERY = 0.3  # seconds between two attempts while another broker still has the folder
 FOLDER_IN_USE = 3  # the broker's exit code for that
@@ -36,56 +33,6 @@ def data_dir() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("mq9", appauthor=False))
-
-
-def shown(url: str) -> str:
-    """`url` without the user and password it may hold."""
-    scheme, at, rest = url.partition("://")
-    return f"{scheme}{at}{rest.rpartition('@')[2]}" if at else url.rpartition("@")[2]
-
-
-def version_at(url: str) -> str:
-    """The version of the mq9 broker at `url`. Raises BrokerUnavailable when none is there, with what is wrong."""
-    try:
-        parts = urlsplit(url if "://" in url else f"nats://{url}")
-        host, port = parts.hostname, parts.port or 4222
-    except ValueError:
-        host = None
-    if not host:
-        raise BrokerUnavailable(f"{shown(url)!r} is no broker address: write it like nats://127.0.0.1:4222")
-    try:
-        info = greeting(host, port)
-    except OSError as error:
-        raise BrokerUnavailable(
-            f"no broker answers at {shown(url)} ({error.strerror or error or type(error).__name__}): "
-            f"start one with `mq9 broker`, or correct MQ9_URL or --url"
-        ) from None
-    if "mq9" not in info:
-        raise BrokerUnavailable(
-            f"what listens at {shown(url)} is no mq9 broker: correct MQ9_URL or --url, or start one with `mq9 broker`"
-        )
-    return str(info["mq9"])
-
-
-def greeting(host: str, port: int) -> dict[str, object]:
-    """The INFO that a NATS server sends first; empty when something else listens. Raises OSError when nothing does."""
-    data = b""
-    with socket.create_connection((host, port), timeout=INFO_WITHIN) as sock:
-        while b"\n" not in data and len(data) < 1 << 16:
-            try:
-                chunk = sock.recv(8192)
-            except TimeoutError:
-                break
-            if not chunk:
-                break
-            data += chunk
-    if not data.startswith(b"INFO "):
-        return {}
-    try:
-        info = json.loads(data[5 : data.find(b"\n")])
-    except ValueError:
-        return {}
-    return info if isinstance(info, dict) else {}
 
 
 def located(directory: Path) -> str | None:
@@ -109,7 +56,7 @@ def find(directory: Path | None = None) -> str | None:
     """The URL of the running broker whose data directory this is, or None."""
     url = located(directory or data_dir())
     try:
-        return url if url and version_at(url) else None
+        return url if url and Endpoint.at(url).version() else None
     except BrokerUnavailable:
         return None
 

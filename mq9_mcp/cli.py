@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from mq9_mcp.endpoint import public_url
+
 INBOX_GROUP = "mq9-inbox"  # the group in which `mq9 inbox` remembers what it has shown
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -153,7 +155,10 @@ examples:
   mq9 watch builds --json | jq .payload      everything, as it arrives
 
 The broker is found through $MQ9_URL or the data directory ($MQ9_DATA_DIR); if none runs on this machine, one is
-started in the background, and goes away by itself when nobody has used it for 15 minutes. Mail stays."""
+started in the background, and goes away by itself when nobody has used it for 15 minutes. Mail stays.
+
+A broker that asks who you are is shown $MQ9_TOKEN, the user and password in $MQ9_URL, or the nkey whose seed is in the
+file $MQ9_NKEY_SEED_FILE. $MQ9_TLS_CA, $MQ9_TLS_CERT and $MQ9_TLS_KEY name files with certificates."""
 
 
 def _parser() -> _Parser:
@@ -188,7 +193,12 @@ def _parser() -> _Parser:
 def _common(parser: argparse.ArgumentParser, defaults: dict[str, Any] | None = None) -> None:
     """The options that may stand before and after the command; only those before it have defaults."""
     kept = defaults or {"url": argparse.SUPPRESS, "json": argparse.SUPPRESS}
-    parser.add_argument("--url", default=kept["url"], help="the broker, like nats://127.0.0.1:4222 (default: $MQ9_URL)")
+    parser.add_argument(
+        "--url",
+        type=public_url,
+        default=kept["url"],
+        help="the broker, like nats://127.0.0.1:4222 (default: $MQ9_URL)",
+    )
     parser.add_argument(
         "--json", action="store_true", default=kept["json"], help="for scripts: one JSON object per line"
     )

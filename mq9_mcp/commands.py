@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mq9_mcp import autostart
+from mq9_mcp.endpoint import Endpoint, shown
 from mq9_mcp.errors import BrokerUnavailable
 from mq9_mcp.screen import Screen, expiry
 
@@ -199,17 +200,26 @@ async def status(options: argparse.Namespace, screen: Screen) -> int:
     version, problem = None, "none is running: the next command or agent starts one"
     if url:
         try:
-            version, problem = autostart.version_at(url), ""
+            version = Endpoint.at(url).version()
+            await _try_out(url)
+            problem = ""
         except BrokerUnavailable as error:
             problem = str(error)
     if screen.as_json:
-        fields = {"url": url and autostart.shown(url), "version": version, "reachable": not problem}
+        fields = {"url": url and shown(url), "version": version, "reachable": not problem}
         screen.record({**fields, "data_dir": str(directory), "problem": problem or None})
     else:
-        state = (problem, "yellow") if problem else (f"{autostart.shown(url or '')}  mq9 {version}", "green")
+        state = (problem, "yellow") if problem else (f"{shown(url or '')}  mq9 {version}", "green")
         screen.line("broker    ", state)
         screen.line(f"data      {directory}" + ("  (not of this broker: it was named by its URL)" if named else ""))
     return 1 if problem else 0
+
+
+async def _try_out(url: str) -> None:
+    """Raises BrokerUnavailable when the broker does not take the credentials that this shell has for it."""
+    from mq9_mcp.client import AsyncMailbox
+
+    await (await AsyncMailbox.connect(url, name="mq9 status")).close()
 
 
 def _mailbox(options: argparse.Namespace) -> str:

@@ -13,13 +13,16 @@ import nats.errors
 from nats.aio.client import Client, Server
 
 from mq9_mcp import autostart
+from mq9_mcp.endpoint import Endpoint
 from mq9_mcp.errors import BrokerUnavailable, Interrupted, MailboxError
+from mq9_mcp.transport import client_of
 
 ANSWER_WITHIN = 10.0  # seconds a broker has to answer, beyond what a long poll asked for
 RECONNECT_WITHIN = 10.0  # seconds a request waits for a broker that went away
 RESTART_GRACE = 1.0  # seconds a lost broker has to come back by itself before another is started
 GREETING_WITHIN = 2.0  # seconds a server has to say that it is one
 RETRY_EVERY = 0.1  # seconds between two attempts to reconnect
+REFUSED_REST = 2.0  # seconds before showing a broker again what it refused
 ATTEMPTS = 3  # how often a request that may be repeated is sent, when connections break under it
 
 BAD_ADDRESS = "the address holds characters that no address has: check it"
@@ -38,9 +41,11 @@ class Connection:
     """
 
     def __init__(self, url: str, *, home: Path | None, name: str) -> None:
-        self.url = url
         self.nats = Client()
         self.listeners: set[Listener] = set()
+        self._endpoint = Endpoint.at(url)
+        self._refused: BrokerUnavailable | None = None
+        self._dialling = False
         self._home = home
         self._name = name
         self._closed = False
@@ -51,13 +56,18 @@ class Connection:
         self._leaving: asyncio.Task[None] | None = None
 
     @property
+    def url(self) -> str:
+        """Where the broker was last, without credentials."""
+        return self._endpoint.url
+
+    @property
     def online(self) -> bool:
         """Whether there is a connection at this moment."""
         return self._online.is_set()
 
     async def open(self) -> None:
         """Connects for the first time. Raises BrokerUnavailable at once when nothing at `url` is an mq9 broker."""
-        await asyncio.to_thread(autostart.version_at, self.url)
+        await asyncio.to_thread(self._endpoint.version)
         await self._dial()
 
     async def request(
@@ -103,10 +113,12 @@ class Connection:
         while not self._online.is_set():
             if self._closed:
                 raise BrokerUnavailable("this client is closed: connect again")
+            if self._refused is not None and not self.nats.is_closed:
+                raise self._refused
             rest = None if deadline is None else deadline - loop.time()
             if rest is not None and rest <= 0:
                 raise BrokerUnavailable(
-                    f"the mq9 broker at {autostart.shown(self.url)} went away and did not come back within "
+                    f"the mq9 broker at {self.url} went away and did not come back within "
                     f"{RECONNECT_WITHIN:.0f} s: start it again (`mq9 broker`), then repeat"
                 )
             if self._mending is None or self._mending.done():
@@ -135,12 +147,11 @@ class Connection:
             reply = json.loads((await self._unless_lost(question)).data)
         except nats.errors.NoRespondersError:
             raise BrokerUnavailable(
-                f"the server at {autostart.shown(self.url)} does not answer mailbox requests: it is no mq9 broker"
+                f"the server at {self.url} does not answer mailbox requests: it is no mq9 broker"
             ) from None
         except nats.errors.TimeoutError:
             raise BrokerUnavailable(
-                f"the mq9 broker at {autostart.shown(self.url)} did not answer within {timeout:.0f} s: "
-                f"see `mq9 status`, then repeat"
+                f"the mq9 broker at {self.url} did not answer within {timeout:.0f} s: see `mq9 status`, then repeat"
             ) from None
         except nats.errors.BadSubjectError:
             raise MailboxError(BAD_ADDRESS) from None
@@ -148,12 +159,10 @@ class Connection:
             raise Interrupted(self._interrupted()) from error
         except ValueError:
             raise BrokerUnavailable(
-                f"the server at {autostart.shown(self.url)} answered something that is not JSON: it is no mq9 broker"
+                f"the server at {self.url} answered something that is not JSON: it is no mq9 broker"
             ) from None
         if not isinstance(reply, dict):
-            raise BrokerUnavailable(
-                f"the server at {autostart.shown(self.url)} is no mq9 broker: its answer is no object"
-            )
+            raise BrokerUnavailable(f"the server at {self.url} is no mq9 broker: its answer is no object")
         return reply
 
     async def _unless_lost(self, doing: Coroutine[Any, Any, T]) -> T:
@@ -179,8 +188,8 @@ class Connection:
             )
 
     async def _dial(self) -> None:
-        client = Client()
-        options: dict[str, Any] = {
+        client, options = client_of(self._endpoint)
+        options |= {
             "name": self._name,
             "error_cb": self._on_error,
             "disconnected_cb": self._on_lost,
@@ -191,18 +200,24 @@ class Connection:
             "ping_interval": 20,
             "reconnect_to_server_handler": None if self._home is None else self._whereabouts,
         }
+        self._dialling = True
         try:
             async with asyncio.timeout(RECONNECT_WITHIN):
-                await client.connect([self.url], **options)
+                await client.connect(**options)
         except (nats.errors.Error, OSError) as error:  # a timeout is one of them
             await client.close()
             raise BrokerUnavailable(
-                f"the mq9 broker at {autostart.shown(self.url)} did not take the connection "
+                f"the mq9 broker at {self.url} did not take the connection "
                 f"({error or 'no answer in time'}): see `mq9 status`"
             ) from None
         except BaseException:
             await client.close()
             raise
+        finally:
+            self._dialling = False
+        if not client.is_connected:
+            await client.close()
+            raise BrokerUnavailable(f"the mq9 broker at {self.url} closed the connection: see its log")
         self.nats = client
         await self._on_connected()
 
@@ -223,7 +238,7 @@ class Connection:
         except TimeoutError:
             url = await asyncio.to_thread(autostart.find_or_start, home)
             if self.nats.is_closed:
-                self.url = url
+                self._endpoint = Endpoint.at(url)
 
     def _whereabouts(self, servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:
         """Asked by nats-py where to reconnect. It would go back to the old port, whoever has that now, and show them
@@ -234,12 +249,13 @@ class Connection:
             raise BrokerUnavailable("there is no broker yet")
         if url != self.url:
             self.nats.set_server_pool([url])
-            self.url = url
+            self._endpoint = Endpoint.at(url)
             raise BrokerUnavailable("the broker has moved")
         return servers[0], 0.0
 
     async def _on_connected(self) -> None:
         self._lost = asyncio.get_running_loop().create_future()
+        self._refused = None
         self._online.set()
 
     async def _on_reconnected(self) -> None:
@@ -260,14 +276,21 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         # The text may hold a subject, and a subject may hold a private address: never log it.
-        log.debug("connection to %s: %s", autostart.shown(self.url), type(error).__name__)
+        log.debug("connection to %s: %s", self.url, type(error).__name__)
         for listener in tuple(self.listeners):
             listener(error)
+        if not self.online and (refusal := self._endpoint.refusal(error)) is not None:
+            if self._dialling:
+                raise refusal  # nats-py would show the same again and again
+            self._refused = refusal
+            if self._mending is not None:
+                self._mending.cancel()  # whoever waits for it is told now
+            await asyncio.sleep(REFUSED_REST)
         if not self.online and self._home is not None:
             await asyncio.sleep(RETRY_EVERY)  # nats-py asks _whereabouts again at once
 
     def _interrupted(self) -> str:
         return (
-            f"the connection to the mq9 broker at {autostart.shown(self.url)} broke before it answered, so it may "
+            f"the connection to the mq9 broker at {self.url} broke before it answered, so it may "
             f"or may not have been done: check, then repeat"
         )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import anyio
 
 from mq9_mcp import autostart
+from mq9_mcp.endpoint import shown
 from mq9_mcp.envelope import Letter, seal
 from mq9_mcp.errors import BrokerUnavailable, MailboxError, MailboxNotFound
 from mq9_mcp.excerpt import place
@@ -60,7 +61,7 @@ class Service:
         self.environ = environ
         self.now = now
         named = url or os.environ.get("MQ9_URL")
-        self.broker = autostart.shown(named) if named else None
+        self.broker = shown(named) if named else None
         self.faces: Recent[str, str] = Recent(SESSIONS)  # secret to public form, of the mailboxes made from here
         self._url = url
         self._sessions = SessionMap(data_dir or autostart.data_dir())

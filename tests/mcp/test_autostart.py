@@ -21,9 +21,10 @@ from pathlib import Path
 import pytest
 
 from e2e.harness import Broker, Wire, eventually
-from mq9_mcp import autostart
+from mq9_mcp import autostart, endpoint
 from mq9_mcp.client import AsyncMailbox
 from mq9_mcp.connection import Connection
+from mq9_mcp.endpoint import Endpoint
 from mq9_mcp.errors import BrokerUnavailable
 
 FIND_OR_START = "from mq9_mcp import autostart; print(autostart.find_or_start())"
@@ -122,7 +123,7 @@ def test_looking_imports_nothing_heavy() -> None:
 
 def test_finding_the_running_broker(broker: Broker) -> None:
     assert autostart.find(broker.data_dir) == broker.url
-    assert autostart.version_at(broker.url)
+    assert Endpoint.at(broker.url).version()
     broker.stop()
     assert autostart.find(broker.data_dir) is None
 
@@ -169,7 +170,7 @@ def test_those_who_look_do_not_take_each_other_for_a_broker(directory: Path) -> 
 
 
 def test_a_port_whose_owner_says_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autostart, "INFO_WITHIN", 0.1)
+    monkeypatch.setattr(endpoint, "INFO_WITHIN", 0.1)
     with held(directory), listener(b"") as port:
         (directory / "port").write_text(f"{port}\n")
         assert autostart.find(directory) is None
@@ -179,36 +180,6 @@ def test_a_port_file_with_a_host(directory: Path) -> None:
     with held(directory), listener(b'INFO {"mq9":"0.1.0"}\r\n') as port:
         (directory / "port").write_text(f"localhost:{port}\n")
         assert autostart.find(directory) == f"nats://localhost:{port}"
-
-
-def test_a_greeting_in_pieces(directory: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                for byte in b'INFO {"mq9":"9"} \r\n':
-                    connection.send(bytes([byte]))
-                connection.recv(1)  # until the other side has closed
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        assert autostart.version_at(f"nats://127.0.0.1:{server.getsockname()[1]}") == "9"
-        thread.join()
-
-
-@pytest.mark.parametrize(
-    ("url", "seen"),
-    [
-        ("nats://a:b@h:1", "nats://h:1"),
-        ("nats://token@h:1", "nats://h:1"),
-        ("u:p@h:1", "h:1"),
-        ("nats://h:1", "nats://h:1"),
-        ("h", "h"),
-    ],
-)
-def test_an_url_is_shown_without_its_password(url: str, seen: str) -> None:
-    assert autostart.shown(url) == seen
 
 
 def test_starting_one(directory: Path) -> None:
@@ -469,14 +440,14 @@ async def test_without_autostart_nothing_is_started(directory: Path) -> None:
 
 
 def test_the_info_says_mq9(broker: Broker, wire: Callable[..., Wire]) -> None:
-    assert wire(broker).info["mq9"] == autostart.version_at(broker.url)
+    assert wire(broker).info["mq9"] == Endpoint.at(broker.url).version()
     json.dumps(wire(broker).info)
 
 
 def test_a_broker_that_is_ending_at_this_moment(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by_hand = Broker(directory).start()
     os.kill(by_hand.pid, signal.SIGSTOP)  # holds its folder, answers nobody
-    monkeypatch.setattr(autostart, "INFO_WITHIN", 0.1)
+    monkeypatch.setattr(endpoint, "INFO_WITHIN", 0.1)
     with ThreadPoolExecutor(1) as pool:
         starting = pool.submit(autostart.find_or_start)
         log = directory / "broker.log"
