@@ -3,6 +3,7 @@
     nats://host:port     TCP, and TLS when the broker asks for it
     tls://host:port      TLS, or no connection
     unix:///path         a socket of this machine
+    ws://host:port       WebSocket; wss:// with TLS
 
 Credentials are `token@` or `user:password@` in the URL, percent-encoded where they hold signs of their own; without
 them an nkey ($MQ9_NKEY_SEED_FILE) or a token ($MQ9_TOKEN). $MQ9_TLS_CA, $MQ9_TLS_CERT and $MQ9_TLS_KEY name PEM files.
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 INFO_WITHIN = 2.0  # seconds to wait for a greeting from whatever listens there
 DEFAULT_PORT = 4222
-SCHEMES = ("nats", "tls", "unix")
+SCHEMES = {"nats": DEFAULT_PORT, "tls": DEFAULT_PORT, "unix": 0, "ws": 80, "wss": 443}
 
 NO_TLS = "does not offer TLS: give it a certificate, or write nats:// where nobody else is on the way"
 
@@ -79,17 +80,17 @@ class Endpoint:
         """Reads `url` and the environment. Raises BrokerUnavailable when it is no address of a broker."""
         try:
             parts = urlsplit(url if "://" in url else f"nats://{url}")
-            host, port = parts.hostname or "", parts.port or DEFAULT_PORT
-        except ValueError:
+            host, port = parts.hostname or "", parts.port or SCHEMES[parts.scheme]
+        except (KeyError, ValueError):
             raise _no_address(url) from None
-        if parts.scheme not in SCHEMES or parts.query or parts.fragment:
-            raise _no_address(url)
         local = parts.scheme == "unix"
         if local and not hasattr(socket, "AF_UNIX"):
             raise BrokerUnavailable(
                 f"this system has no Unix sockets for {shown(url)}: use the broker's nats:// address"
             )
-        if local != bool(parts.path.strip("/")) or local == bool(host):
+        web = parts.scheme in ("ws", "wss")
+        pathless = not parts.path.strip("/")
+        if local == bool(host) or (pathless if local else not (pathless or web)) or parts.query or parts.fragment:
             raise _no_address(url)
         made = cls(shown(url), parts.scheme, host, port, unquote(parts.path) if local else "")
         if parts.password is not None:
@@ -122,7 +123,7 @@ class Endpoint:
 
     def tls(self) -> ssl.SSLContext | None:
         """The certificates to use with TLS; None where nothing names any. Raises BrokerUnavailable for bad files."""
-        if self.scheme != "tls" and not self.tls_files:
+        if self.scheme in ("unix", "ws") or (self.scheme == "nats" and not self.tls_files):
             return None
         import ssl
 
@@ -174,17 +175,21 @@ class Endpoint:
     def _greeting(self) -> dict[str, Any]:
         """The INFO that a NATS server sends first; empty when something else listens. Raises OSError when nothing does,
         and ssl's when it can't be trusted."""
+        if self.scheme in ("ws", "wss"):
+            from mq9_mcp.websocket import first_message
+
+            return _info(first_message(self))
         context = self.tls() if self.scheme == "tls" else None
         with self._socket() as plain:
             if context is None:
-                return _info(plain)
+                return _info(_first_line(plain))
             # a server that waits for TLS says nothing before it, one that does not says INFO whatever it hears
             plain.sendall(_client_hello(context, self.host))
             self.tls_first = plain.recv(1, socket.MSG_PEEK) not in (b"I", b"")
             if not self.tls_first:
-                return _info(plain)
+                return _info(_first_line(plain))
         with self._socket() as plain, context.wrap_socket(plain, server_hostname=self.host) as secure:
-            return _info(secure)
+            return _info(_first_line(secure))
 
     def _socket(self) -> socket.socket:
         if self.scheme != "unix":
@@ -204,12 +209,12 @@ def _no_address(url: str) -> BrokerUnavailable:
     if has_credentials(url):
         hint = ", and the signs :/?#[]@% in a password as % and their code"
     return BrokerUnavailable(
-        f"{shown(url)!r} is no broker address: write it like nats://127.0.0.1:4222, tls://host:4222 or "
-        f"unix:///path{hint}"
+        f"{shown(url)!r} is no broker address: write it like nats://127.0.0.1:4222, tls://host:4222, "
+        f"wss://host or unix:///path{hint}"
     )
 
 
-def _info(sock: socket.socket) -> dict[str, Any]:
+def _first_line(sock: socket.socket) -> bytes:
     data = b""
     while b"\n" not in data and len(data) < 1 << 16:
         try:
@@ -219,6 +224,10 @@ def _info(sock: socket.socket) -> dict[str, Any]:
         if not chunk:
             break
         data += chunk
+    return data
+
+
+def _info(data: bytes) -> dict[str, Any]:
     if not data.startswith(b"INFO "):
         return {}
     try:

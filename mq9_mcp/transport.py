@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-NOWHERE = "nats://unix.invalid:4222"  # what nats-py is told a socket's address is: should it ever ask, it finds nobody
+NOWHERE = "nats://mq9.invalid:4222"  # what nats-py is told where it can't know: should it ever look, it finds nobody
 
 _SEED_OF_A_USER = bytes([18 << 3 | 20 >> 2, (20 & 3) << 6])  # it spells SU
 _USER_KEY = bytes([20 << 3])  # it spells U
@@ -39,10 +39,14 @@ def client_of(endpoint: Endpoint) -> tuple[Client, dict[str, Any]]:
     client = Client()
     options: dict[str, Any] = {"servers": [f"nats://{_bracketed(endpoint.host)}:{endpoint.port}"]}
     client._transport = Line(endpoint)
-    if endpoint.scheme == "unix":
-        options["servers"] = [NOWHERE]
-    elif endpoint.scheme == "tls":
+    if endpoint.scheme == "tls":
         options["tls_handshake_first"] = endpoint.tls_first
+    elif endpoint.scheme != "nats":
+        options["servers"] = [NOWHERE]
+    if endpoint.scheme in ("ws", "wss"):
+        from mq9_mcp.websocket import WebSocketLine
+
+        client._transport = WebSocketLine(endpoint)
     if (context := endpoint.tls()) is not None:
         options["tls"] = context
     if endpoint.user is not None:

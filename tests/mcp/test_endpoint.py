@@ -77,8 +77,11 @@ def test_an_url_is_shown_without_its_password(url: str, seen: str) -> None:
         ("nats://[::1]:7", "nats", "::1", 7, ""),
         ("tls://h:1", "tls", "h", 1, ""),
         ("TLS://h:1", "tls", "h", 1, ""),
-        ("unix:///run/my%20mq9.sock", "unix", "", 4222, "/run/my mq9.sock"),
-        ("unix://u:p@/run/mq9.sock", "unix", "", 4222, "/run/mq9.sock"),
+        ("ws://h", "ws", "h", 80, ""),
+        ("wss://h", "wss", "h", 443, ""),
+        ("wss://u:p@h:1/any/path", "wss", "h", 1, ""),
+        ("unix:///run/my%20mq9.sock", "unix", "", 0, "/run/my mq9.sock"),
+        ("unix://u:p@/run/mq9.sock", "unix", "", 0, "/run/mq9.sock"),
     ],
 )
 def test_the_parts_of_an_url(url: str, scheme: str, host: str, port: int, path: str) -> None:
@@ -102,8 +105,8 @@ def test_the_parts_of_an_url(url: str, scheme: str, host: str, port: int, path: 
             "nats://h/path",
             "nats://[::1",
         ),
-        *("unix://", "unix:///", "unix://h/path", "unix:path", "nats://h?x=1", "nats://h#x", "nats://u:pa/hunter2@h"),
-        *("nats://u:hunter2#x@h", "nats://hunter2?@h", "nats://h:p:hunter2"),
+        *("nats://[::1", "unix://", "unix:///", "unix://h/path", "unix:path", "nats://h?x=1", "nats://h#x"),
+        *("nats://u:pa/hunter2@h", "nats://u:hunter2#x@h", "nats://hunter2?@h", "nats://h:p:hunter2"),
     ],
 )
 def test_an_url_that_is_none(url: str) -> None:
@@ -176,6 +179,13 @@ def test_what_is_no_broker(greeting: bytes, monkeypatch: pytest.MonkeyPatch) -> 
         Endpoint.at(f"nats://hunter2@127.0.0.1:{port}", {}).version()
 
 
+def test_what_speaks_http_is_no_broker() -> None:
+    with listener(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as port:
+        at = Endpoint.at(f"ws://hunter2@127.0.0.1:{port}", {})
+        with pytest.raises(BrokerUnavailable, match=r"what listens at ws://127\.0\.0\.1:\d+ is no mq9 broker"):
+            at.version()
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(BrokerUnavailable, match=r"no broker answers at nats://127\.0\.0\.1:1 \(Connection refused\)"):
         Endpoint.at("nats://u:hunter2@127.0.0.1:1", {}).version()
@@ -210,7 +220,9 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, name: str, content: st
 
 def test_certificates_are_read_when_they_are_needed() -> None:
     assert Endpoint.at("nats://h", {}).tls() is None
+    assert Endpoint.at("ws://h", {}).tls() is None
     assert isinstance(Endpoint.at("tls://h", {}).tls(), ssl.SSLContext)
+    assert isinstance(Endpoint.at("wss://h", {}).tls(), ssl.SSLContext)
 
 
 @pytest.mark.parametrize(

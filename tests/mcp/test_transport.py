@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
 NKEY = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4"
 
-Start = Callable[[str], int]
+Start = Callable[..., int]
 
 
 @pytest.fixture(scope="session")
@@ -44,10 +44,10 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[Start]:
-    """Starts nats-servers: `port = nats_server("authorization { token: t }")`."""
+    """Starts nats-servers: `port = nats_server("authorization { token: t }")`; `kind` is whose port it is."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(settings: str) -> int:
+    def start(settings: str, kind: str = "nats") -> int:
         file = tmp_path / f"nats-{len(started)}.conf"
         ports = tmp_path / f"ports-{len(started)}"
         ports.mkdir()
@@ -58,7 +58,7 @@ def nats_server(tmp_path: Path) -> Iterator[Start]:
         while time.monotonic() < deadline:
             for said in ports.glob("*.ports"):
                 try:
-                    return int(json.loads(said.read_text())["nats"][0].rpartition(":")[2])
+                    return int(json.loads(said.read_text())[kind][0].rpartition(":")[2])
                 except ValueError:
                     pass  # half written
             assert started[-1].poll() is None, settings
@@ -155,7 +155,7 @@ async def test_a_unix_socket_is_never_sought_elsewhere(tmp_path: Path) -> None:
     client, options = client_of(Endpoint.at(f"unix://{tmp_path}/none", {}))
     with pytest.raises(FileNotFoundError):
         await client.connect(**options, error_cb=raising, allow_reconnect=False)
-    assert options["servers"] == ["nats://unix.invalid:4222"]
+    assert options["servers"] == ["nats://mq9.invalid:4222"]
 
 
 async def raising(error: Exception) -> None:
@@ -307,3 +307,40 @@ async def test_a_client_with_a_certificate(nats_server: Start, pem: Certificates
         assert await works(client)
     with pytest.raises(BrokerUnavailable, match=r"TLS with .* failed \(.*\): .* set MQ9_TLS_CERT"):
         await connect_only(f"tls://127.0.0.1:{port}", MQ9_TLS_CA=str(pem.ca))
+
+
+@pytest.mark.parametrize("path", ["", "/", "/any/path"])
+async def test_a_websocket(nats_server: Start, path: str) -> None:
+    port = nats_server("authorization { token: hunter2 }\nwebsocket { port: -1, no_tls: true }", "websocket")
+    async with connected(f"ws://hunter2@127.0.0.1:{port}{path}") as client:
+        assert await works(client)
+        await client.force_reconnect()
+        async with asyncio.timeout(10):
+            while client.stats["reconnects"] < 1:
+                await asyncio.sleep(0.01)
+        assert await works(client)
+    with pytest.raises(BrokerUnavailable, match=rf"the broker at ws://127\.0\.0\.1:{port}{path} wants credentials"):
+        await connect_only(f"ws://127.0.0.1:{port}{path}")
+
+
+async def test_a_websocket_with_tls(nats_server: Start, pem: Certificates) -> None:
+    port = nats_server(f"websocket {{ port: -1, {tls(pem)} }}", "websocket")
+    async with connected(f"wss://localhost:{port}", MQ9_TLS_CA=str(pem.ca)) as client:
+        assert await works(client)
+    with pytest.raises(BrokerUnavailable, match=r"wss://localhost:\d+ is not trusted"):
+        await connect_only(f"wss://localhost:{port}")
+
+
+async def test_a_websocket_whose_server_goes_away(nats_server: Start) -> None:
+    lost = asyncio.Event()
+
+    async def on_lost() -> None:
+        lost.set()
+
+    port = nats_server("websocket { port: -1, no_tls: true }\nmax_payload: 1000", "websocket")
+    client, options = client_of(Endpoint.at(f"ws://127.0.0.1:{port}", {}))
+    await client.connect(**options, disconnected_cb=on_lost, reconnect_time_wait=0.1)
+    await client.publish("too.large", b"", headers={"x": "y" * 2000})
+    async with asyncio.timeout(10):
+        await lost.wait()
+    await client.close()
