@@ -47,6 +47,8 @@ class Config:
     monitor_port: int | None = None
     token: str = field(default="", repr=False)
     users: tuple[User, ...] = field(default=(), repr=False)
+    #: the configuration file, when there are credentials in it
+    secret_file: Path | None = None
     lame_duck_grace: int = 10
     lame_duck_duration: int = 120
     limits: Limits = field(default_factory=Limits)
@@ -56,7 +58,10 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
     """The configuration. StartError (code 2) names the setting that is wrong, its value and where it stands."""
     config = Config()
     if file is not None:
-        config = _apply(config, _read(file), str(file))
+        values = _read(file)
+        config = _apply(config, values, str(file))
+        if "token" in values or "users" in values:
+            config = replace(config, secret_file=file)
     for name, setting in (("MQ9_DATA_DIR", "data_dir"), ("MQ9_TOKEN", "token")):
         if environment.get(name):
             config = _apply(config, {setting: environment[name]}, name)

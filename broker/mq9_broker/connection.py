@@ -123,31 +123,32 @@ class Connection(asyncio.Protocol):
         """A client that has to say who it is says so first, by CONNECT; the rest of what it sent waits."""
         self._unknown = early = (self._unknown or b"") + data
         line, whole, _ = early.partition(b"\n")
-        if early[:1] not in (b"C", b"c"):
+        if line[:1] not in (b"C", b"c"):
             self.finish("Authorization Violation")
+        elif len(line) > self._hub.limits.max_control_line + len(b"CONNECT \r"):
+            self.finish("maximum control line exceeded")
         elif whole:
             options = _options(line)
             if options is None:
-                # no CONNECT: the parser says what is wrong with it
-                self._let_in()
+                # not to the parser: nobody gets in by a line that it would cut in another way
+                self.finish(None if line[:7].upper() == b"CONNECT" else "Unknown Protocol Operation")
                 return
+            if self._timer is not None:
+                self._timer.cancel()  # the client was in time, however long a look at its credentials takes
             if self._transport is not None:
                 self._transport.pause_reading()
             self._server.run(self._admit(options))
-        elif len(early) > self._hub.limits.max_control_line + len(b"CONNECT \r"):
-            self.finish("maximum control line exceeded")
 
     async def _admit(self, options: dict[str, Any]) -> None:
         if await self._examine(options):
-            if self._timer is not None:
-                self._timer.cancel()
             self._timer = self._hub.timers.at(self._hub.now + _FIRST_PING_MS, self._check)
             self._let_in()
             self._read_on()
 
     async def _examine(self, options: dict[str, Any]) -> bool:
         """Look at the credentials; whether they are good. Who has none that are has to go."""
-        self.user = await self._server.users.admits(options, self.nonce)
+        found = await self._server.users.admits(options, self.nonce)
+        self.user = found if found in self._server.users else None  # they may have changed meanwhile
         self._begin()
         if self.session.closing or self._transport is None:
             return False

@@ -18,7 +18,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from mq9_broker import __version__, keys
-from mq9_broker.auth import Users
+from mq9_broker.auth import Users, warn_if_exposed
 from mq9_broker.board import Board
 from mq9_broker.clock import Clock, SystemClock
 from mq9_broker.commit import Committer
@@ -283,6 +283,9 @@ def _announce(config: Config, server: Server, folder: DataDir, monitor: Monitor 
         places.append(f"monitoring on http://{_shown(config.monitor_host)}:{monitor.port}")
     print("".join(f"mq9 broker {__version__} {place}\n" for place in places), end="", flush=True)
     _log.info("data folder %s, store %s, durability %s", folder.path, config.store, config.durability)
+    for file in (config.secret_file, config.tls_key):
+        if file is not None:
+            warn_if_exposed(file)
     for host, port in [(config.host, server.port), *([(config.ws_host, server.ws_port)] if server.ws_port else [])]:
         if host not in _LOOPBACK and not server.users.required:
             _log.warning(

@@ -55,6 +55,7 @@ class Broker:
         self.command = [sys.executable, "-m", "mq9_broker", "--port", "0", "--data-dir", str(data_dir)]
         self.command += ["--store", store, *flags]
         self.banner = ""
+        self.environ: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -82,7 +83,9 @@ class Broker:
         """Starts the process without waiting for it to listen."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MQ9_")}
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, env=environment)
+            self._process = subprocess.Popen(
+                self.command, stdout=subprocess.PIPE, stderr=log, env=environment | self.environ
+            )
         return self._process
 
     def start(self) -> Self:
