@@ -13,7 +13,6 @@ PONG = b"PONG\r\n"
 
 _CRLF = b"\r\n"
 _VERBS = (b"PUB", b"HPUB", b"SUB", b"UNSUB", b"PING", b"PONG", b"CONNECT", b"INFO", b"+OK", b"-ERR")
-_P = ord("P")
 _KNOWN = 1024
 _LONGEST_KNOWN = 192
 _LONGEST_VERB = max(map(len, _VERBS))
@@ -91,7 +90,7 @@ class Parser:
                 else:
                     args = line.split()
                     count = len(args)
-                    if 3 <= count <= 4 and args[0] == b"PUB" and line[0] == _P:
+                    if 3 <= count <= 4 and line[:4] == b"PUB ":
                         subject = args[1]
                         reply = args[2] if count == 4 else b""
                         size = known_size(args[-1], -1)
@@ -121,7 +120,7 @@ class Parser:
                     continue
                 start = pos + (5 if headed else 4)
                 if data[start - 1 : start] not in (b" ", b"\t"):
-                    raise ProtocolError("Unknown Protocol Operation" if data[start - 1 : eol].strip() else None)
+                    raise ProtocolError("Unknown Protocol Operation")
             if eol - start > limit:
                 self._check_length(data[start:eol])
             args = data[start:eol].split()
@@ -165,7 +164,7 @@ class Parser:
 
     def _keep_line(self, rest: bytes) -> None:
         """Keep a line that has not ended, unless it can't become a command or is too long already."""
-        verb = b"" if rest[:1].isspace() else rest[: _LONGEST_VERB + 1].split(None, 1)[0].upper()
+        verb = _verb(rest)
         whole = len(verb) < len(rest)
         if not verb or not any(known == verb if whole else known.startswith(verb) for known in _VERBS):
             raise ProtocolError("Unknown Protocol Operation")
@@ -174,17 +173,14 @@ class Parser:
         self._rest = rest
 
     def _check_length(self, args: bytes) -> None:
-        if len(args.rstrip(b"\r")) > self._line_limit:
+        if len(args.removesuffix(b"\r")) > self._line_limit:
             raise ProtocolError("maximum control line exceeded")
 
     def _command(self, line: bytes) -> None:
-        if not line or line[:1].isspace():
-            raise ProtocolError("Unknown Protocol Operation")
-        verb = line.split(None, 1)[0]
+        verb = _verb(line)
         rest = line[len(verb) + 1 :]
-        if len(rest) > self._line_limit:
+        if len(rest) > self._line_limit and verb in _VERBS:
             self._check_length(rest)
-        verb = verb.upper()
         if verb == b"PING":
             self._receiver.on_ping()
         elif verb == b"PONG":
@@ -213,6 +209,12 @@ class Parser:
             raise ProtocolError(None)
         else:
             raise ProtocolError("Unknown Protocol Operation")
+
+
+def _verb(line: bytes) -> bytes:
+    """The verb of a line, or of the beginning of one, in upper case: it ends at a blank, at a tab, or with the line."""
+    verb = line[: _LONGEST_VERB + 2].replace(b"\t", b" ").split(b" ", 1)[0]
+    return (verb.removesuffix(b"\r") if len(verb) == len(line) else verb).upper()
 
 
 def _remember(known: dict[bytes, V], text: bytes, meaning: V) -> None:
