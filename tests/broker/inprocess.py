@@ -213,7 +213,7 @@ class Decoder:
     def feed(self, data: bytes) -> Iterator[Frame]:
         self._rest += data
         while (end := self._rest.find(b"\r\n")) >= 0:
-            verb, _, args = self._rest[:end].decode().partition(" ")
+            verb, _, args = self._rest[:end].decode("utf-8", "replace").partition(" ")
             end += 2
             if verb not in ("MSG", "HMSG"):
                 self._rest = self._rest[end:]

@@ -349,26 +349,6 @@ def test_a_stream_means_the_same_wherever_it_is_cut(frames: list[tuple[bytes, Ca
     assert parse(single(stream)) == (calls, "")
 
 
-_shard = st.sampled_from(
-    [
-        *(b"PUB ", b"HPUB ", b"pub", b"SUB ", b"UNSUB ", b"CONNECT ", b"PING", b"+OK", b"NATS/1.0\r\n"),
-        *(b"\r\n", b"\n", b"\r", b" ", b"\t", b"-", b"a", b"5", b"0", b"99999999999", b"x" * 5000),
-        *(b"{", b"}", b"[", b'"', b"\x00", b"\xff"),
-    ]
-)
-
-
-@given(st.lists(_shard | st.binary(max_size=6), max_size=25), st.integers(1, 9))
-def test_random_bytes_raise_nothing_but_protocol_errors(shards: list[bytes], step: int) -> None:
-    stream = b"".join(shards)
-    calls, end = parse([stream])
-    assert end in ("", UNKNOWN, TOO_LONG, TOO_LARGE, SILENT)
-    # cut, the same is understood before the error, and the error comes too (a little earlier perhaps)
-    cut_calls, cut_end = parse(stream[at : at + step] for at in range(0, len(stream), step))
-    assert cut_calls == calls
-    assert (cut_end == "") == (end == "")
-
-
 # ---- what is written ----
 
 
