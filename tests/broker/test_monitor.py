@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +23,7 @@ from mq9_broker import __version__, addresses, reports
 from mq9_broker.auth import User
 from mq9_broker.config import Config
 from mq9_broker.monitor import Monitor
+from mq9_broker.pace import SLICE, paced
 
 pytestmark = pytest.mark.anyio
 
@@ -403,6 +407,48 @@ async def test_a_port_that_is_taken_is_an_error(broker: Broker, tmp_path: Path) 
         config = Config(data_dir=tmp_path, monitor_port=taken.getsockname()[1])
         with pytest.raises(OSError, match="in use"):
             await Monitor(broker.server, broker.committer, config, broker.clock).start()
+
+
+async def test_a_defect_of_a_page_is_logged_and_ends_nothing_else(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(reports, "varz", None)
+        answer = await ask("/varz")
+    assert (answer.status, answer.text) == (500, "this page hit a defect of the broker, which its log describes\n")
+    (record,) = caplog.records
+    assert (record.name, record.getMessage()) == ("mq9_broker.monitor", "the page /varz hit a defect")
+    assert (await ask("/varz")).status == 200
+
+
+async def test_others_go_on_during_a_long_walk(anyio_backend: str) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.sleep(0)
+
+    def slow() -> Iterator[int]:
+        for number in range(20):
+            until = time.perf_counter() + SLICE
+            while time.perf_counter() < until:
+                pass
+            yield number
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        assert [number async for number in paced(slow())] == [*range(20)]
+        tasks.cancel_scope.cancel()
+    assert turns >= 20
+
+
+def test_a_broker_without_the_port_loads_nothing_for_it() -> None:
+    code = "import sys, mq9_broker.runner; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "mq9_broker.runner" in loaded
+    assert {"uvicorn", "starlette", "prometheus_client", "mq9_broker.monitor"} & set(loaded) == set()
 
 
 # /metrics

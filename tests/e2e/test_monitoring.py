@@ -14,13 +14,13 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from e2e.harness import AI, PRIVATE_ID, QUIET, Broker, Connect, StartBroker, Wire, eventually, pub
+from e2e.harness import AI, PRIVATE_ID, QUIET, Connect, StartBroker, Wire, eventually, pub
 from e2e.test_secrets import a_mailbox_in_full_use
+from e2e.watched import Watched, watched
 
 pytestmark = pytest.mark.anyio
 
@@ -42,43 +42,6 @@ NOT_HERE = {
 }
 #: What nats-server leaves out while it is zero or off, and this broker has.
 ONLY_HERE = {"varz": {"mq9", "max_subscriptions"}}
-
-
-class Watched(NamedTuple):
-    """A server with a port for clients and one for monitoring."""
-
-    port: int
-    monitor: int
-
-    def get(self, path: str, method: str = "GET") -> tuple[int, str]:
-        connection = HTTPConnection("127.0.0.1", self.monitor, timeout=20)
-        try:
-            connection.request(method, path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
-
-    def json(self, path: str) -> Any:
-        status, text = self.get(path)
-        assert status == 200, text
-        return json.loads(text)
-
-    def figures(self) -> dict[str, float]:
-        """What /metrics says, by name; labels do not count."""
-        status, text = self.get("/metrics")
-        assert status == 200
-        families = text_string_to_metric_families(text)
-        return {sample.name: sample.value for family in families for sample in family.samples}
-
-
-def watched(broker: Broker) -> Watched:
-    """A broker that was started with --monitor-port 0."""
-    assert broker.process.stdout is not None
-    line = broker.process.stdout.readline().decode()
-    found = re.fullmatch(r"mq9 broker \S+ monitoring on http://127\.0\.0\.1:(\d+)\n", line)
-    assert found is not None, line
-    return Watched(broker.port, int(found[1]))
 
 
 @pytest.fixture
@@ -369,9 +332,14 @@ def test_it_stops_with_the_broker_whoever_is_connected(start_broker: StartBroker
     kept = HTTPConnection("127.0.0.1", server.monitor)
     kept.request("GET", "/varz")
     assert kept.getresponse().read()
+    subscriber = Wire(server.port)
+    subscriber.settle("".join(f"SUB some.long.subject.number.{number} {number}\r\n" for number in range(50_000)))
+    stuck = socket.create_connection(("127.0.0.1", server.monitor))
+    stuck.sendall(b"GET /connz?subs=detail HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert stuck.recv(15) == b"HTTP/1.1 200 OK"
     began = time.monotonic()
     assert broker.stop() == 0
     assert time.monotonic() - began < 5
-    idle.close()
-    kept.close()
+    for connection in (idle, kept, subscriber, stuck):
+        connection.close()
     assert b"Traceback" not in broker.log
