@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 from contextlib import aclosing
@@ -200,7 +201,7 @@ async def status(options: argparse.Namespace, screen: Screen) -> int:
     version, problem = None, "none is running: the next command or agent starts one"
     if url:
         try:
-            version = Endpoint.at(url).version()
+            version = await asyncio.to_thread(Endpoint.at(url).version)
             await _try_out(url)
             problem = ""
         except BrokerUnavailable as error:

@@ -31,9 +31,7 @@ class WebSocketLine(Transport):
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         self._heard, self._said = b"", []
-        self._socket = await connect(
-            self._endpoint.url, ssl=self._endpoint.tls(), open_timeout=connect_timeout, compression=None, max_size=None
-        )
+        self._socket = await _connecting(self._endpoint, connect_timeout)
 
     async def connect_tls(
         self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
@@ -90,13 +88,21 @@ class WebSocketLine(Transport):
 
 
 def first_message(endpoint: Endpoint) -> bytes:
-    """What a broker says first; empty when something else listens. Raises OSError when nothing does."""
-    from websockets.sync.client import connect
+    """What a broker says first; empty when something else listens. Raises OSError when nothing does. Not for threads
+    with an event loop."""
+    return asyncio.run(_first_message(endpoint))
 
+
+async def _first_message(endpoint: Endpoint) -> bytes:
     try:
-        with connect(
-            endpoint.url, ssl=endpoint.tls(), open_timeout=INFO_WITHIN, close_timeout=INFO_WITHIN, compression=None
-        ) as socket:
-            return socket.recv(INFO_WITHIN, decode=False)
+        async with asyncio.timeout(2 * INFO_WITHIN), _connecting(endpoint, INFO_WITHIN) as socket:
+            return await socket.recv(decode=False)
     except (ConnectionClosed, InvalidHandshake, InvalidMessage):
         return b""
+
+
+def _connecting(endpoint: Endpoint, within: float) -> connect:
+    context = endpoint.tls()
+    return connect(
+        endpoint.url, ssl=context, open_timeout=within, close_timeout=INFO_WITHIN, compression=None, max_size=None
+    )

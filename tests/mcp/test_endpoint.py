@@ -94,17 +94,7 @@ def test_the_parts_of_an_url(url: str, scheme: str, host: str, port: int, path: 
 @pytest.mark.parametrize(
     "url",
     [
-        *(
-            "",
-            "nats://",
-            "nats://:1",
-            "http://h",
-            "ws://h",
-            "nats://h:x",
-            "nats://h:99999",
-            "nats://h/path",
-            "nats://[::1",
-        ),
+        *("", "nats://", "nats://:1", "http://h", "ws://", "nats://h:x", "nats://h:99999", "nats://h/path"),
         *("nats://[::1", "unix://", "unix:///", "unix://h/path", "unix:path", "nats://h?x=1", "nats://h#x"),
         *("nats://u:pa/hunter2@h", "nats://u:hunter2#x@h", "nats://hunter2?@h", "nats://h:p:hunter2"),
     ],

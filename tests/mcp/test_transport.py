@@ -87,7 +87,7 @@ async def connected(url: str, **environ: str) -> AsyncIterator[Client]:
             raise refusal
 
     try:
-        await client.connect(**options, error_cb=on_error, connect_timeout=5)
+        await client.connect(**options, error_cb=on_error, connect_timeout=5, reconnect_time_wait=0.1)
         yield client
     finally:
         await client.close()
