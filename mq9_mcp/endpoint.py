@@ -113,9 +113,16 @@ class Endpoint:
                 f"no broker answers at {self.url} ({error.strerror or error or type(error).__name__}): "
                 f"start one with `mq9 broker`, or correct MQ9_URL or --url"
             ) from None
+        unproven = self.scheme in ("tls", "wss") and "MQ9_TLS_CERT" not in self.tls_files
+        if unproven and info.get("tls_verify"):
+            raise BrokerUnavailable(
+                f"the broker at {self.url} asks for a client's certificate: set MQ9_TLS_CERT and MQ9_TLS_KEY"
+            )
         if "mq9" not in info:
+            hint = " (if it asks for a client's certificate, set MQ9_TLS_CERT and MQ9_TLS_KEY)" if unproven else ""
             raise BrokerUnavailable(
                 f"what listens at {self.url} is no mq9 broker: correct MQ9_URL or --url, or start one with `mq9 broker`"
+                f"{'' if info else hint}"
             )
         if self.scheme == "tls" and not (self.tls_first or info.get("tls_required") or info.get("tls_available")):
             raise BrokerUnavailable(f"the broker at {self.url} {NO_TLS}")

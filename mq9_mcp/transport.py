@@ -76,6 +76,7 @@ class Line(Transport):
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         at = self._endpoint
+        self.close()  # after a try that was refused nobody else does
         self._open = False
         opening = (
             asyncio.open_unix_connection(at.path, limit=buffer_size)
@@ -92,7 +93,7 @@ class Line(Transport):
         # not StreamWriter.start_tls: before Python 3.11.8 it leaves the reader to pause the wrong transport
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=buffer_size)
-        protocol = asyncio.StreamReaderProtocol(reader)
+        protocol = _Secured(reader)
         name = uri if isinstance(uri, str) else uri.hostname
         securing = loop.start_tls(self._writer.transport, protocol, ssl_context, server_hostname=name)
         plain, self._reader, self._writer = self._writer, None, None  # without TLS there is nothing to close in peace
@@ -126,6 +127,8 @@ class Line(Transport):
 
     async def readline(self) -> bytes:
         line = await self._reader.readline() if self._reader is not None else b""
+        if not line:  # nats-py would take it for an answer
+            raise ConnectionResetError(errno.ECONNRESET, "the broker closed the connection")
         return line if self._open else _demanding_tls(line)
 
     def close(self) -> None:
@@ -138,6 +141,14 @@ class Line(Transport):
 
     def at_eof(self) -> bool:
         return self._reader is None or self._reader.at_eof()
+
+
+class _Secured(asyncio.StreamReaderProtocol):
+    """One that knows that TLS has no half of a connection to keep, even before it is told of its transport."""
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return False
 
 
 def _demanding_tls(line: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING
 from urllib.parse import ParseResult
 
@@ -30,6 +31,7 @@ class WebSocketLine(Transport):
         return True  # else nats-py makes one of its own
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        self.close()  # after a try that was refused nobody else does
         self._heard, self._said = b"", []
         self._socket = await _connecting(self._endpoint, connect_timeout)
 
@@ -59,8 +61,9 @@ class WebSocketLine(Transport):
         return data
 
     async def readline(self) -> bytes:
-        while b"\n" not in self._heard and await self._hear():
-            pass
+        while b"\n" not in self._heard:
+            if not await self._hear():  # nats-py would take nothing for an answer
+                raise ConnectionResetError(errno.ECONNRESET, "the broker closed the connection")
         line, end, self._heard = self._heard.partition(b"\n")
         return line + end
 
