@@ -212,10 +212,11 @@ class Connection(asyncio.Protocol):
         if self.session.informed:
             self.session.send(wire.info(self.info() | {"ldm": True}))
 
-    def tls_version(self) -> str:
-        """Such as "TLSv1.3"; empty when the connection is not encrypted."""
+    def tls(self) -> tuple[str, str]:
+        """Version and cipher suite, such as ("TLSv1.3", "TLS_AES_256_GCM_SHA384"); empty texts when the connection is
+        not encrypted."""
         secured = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
-        return secured.version() or "" if secured is not None else ""
+        return (secured.version(), secured.cipher()[0]) if secured is not None else ("", "")
 
     def _check(self, now: int) -> None:
         """Ping a client that is silent; close one that stays so."""
@@ -228,6 +229,7 @@ class Connection(asyncio.Protocol):
             self._misses += 1
         if self._misses > limits.max_pings_out:
             _log.info("client %d does not answer, closed", session.client_id)
+            self._hub.counters.stale_connections += 1
             self.finish("Stale Connection")
             return
         session.ping()

@@ -73,6 +73,7 @@ class Metrics(Collector):
             ("messages_out", "Messages that were delivered to clients.", total.out_msgs),
             ("bytes_out", "Bytes of messages that were delivered to clients.", total.out_bytes),
             ("slow_consumers", "Clients that were closed because they did not read.", counters.slow_consumers),
+            ("stale_connections", "Clients that were closed because they did not answer.", counters.stale_connections),
             ("messages_stored", "Messages that were stored in mailboxes.", counters.stored),
             ("commits", "Commits that the store took.", counters.commits),
             ("commits_failed", "Commits that the store did not take.", counters.failed),

@@ -104,4 +104,6 @@ class Counters:
     failed: int = 0
     #: seconds that those took, until what they wrote was kept
     commit_seconds: float = 0.0
+    #: clients that were closed because they did not read, or did not answer PINGs
     slow_consumers: int = 0
+    stale_connections: int = 0

@@ -75,6 +75,7 @@ def varz(server: Server, config: Config, total: Tally, now: int) -> dict[str, An
         "out_client_msgs": total.out_msgs,
         "out_client_bytes": total.out_bytes,
         "slow_consumers": counters.slow_consumers,
+        "stale_connections": counters.stale_connections,
     }
     return {
         "server_id": info["server_id"],
@@ -116,7 +117,8 @@ def varz(server: Server, config: Config, total: Tally, now: int) -> dict[str, An
         "leafnodes": 0,
         **traffic,
         "subscriptions": total.subscriptions,
-        "slow_consumer_stats": {"clients": counters.slow_consumers, "routes": 0, "gateways": 0, "leafs": 0},
+        "slow_consumer_stats": _of_clients(counters.slow_consumers),
+        "stale_connection_stats": _of_clients(counters.stale_connections),
         "mq9": {
             "version": __version__,
             "store": config.store,
@@ -213,7 +215,7 @@ async def subsz(server: Server, query: QueryString, now: int) -> dict[str, Any]:
 
 
 def _connection(connection: Connection, now: int) -> dict[str, Any]:
-    session = connection.session
+    session, (version, cipher) = connection.session, connection.tls()
     fields: dict[str, Any] = {
         "cid": session.client_id,
         "kind": "Client",
@@ -234,12 +236,17 @@ def _connection(connection: Connection, now: int) -> dict[str, Any]:
         "name": session.name,
         "lang": session.lang,
         "version": session.client_version,
-        "tls_version": connection.tls_version().removeprefix("TLSv"),
+        "tls_version": version.removeprefix("TLSv"),
+        "tls_cipher_suite": cipher,
     }
-    for name in ("rtt", "name", "lang", "version", "tls_version"):
+    for name in ("rtt", "name", "lang", "version", "tls_version", "tls_cipher_suite"):
         if not fields[name]:
             del fields[name]
     return fields
+
+
+def _of_clients(count: int) -> dict[str, int]:
+    return {"clients": count, "routes": 0, "gateways": 0, "leafs": 0}
 
 
 def user_of(connection: Connection) -> str:
