@@ -47,6 +47,8 @@ _ORDERS: dict[str, Callable[[Connection], int]] = {
 }
 #: More bits than the number of a client has.
 _RANK = 48
+#: Who has shown a token has no name (and nats-server's tools know this one).
+_NAMELESS = "[REDACTED]"
 _ONLY_CLOSED = ("stop", "reason")
 
 
@@ -250,9 +252,9 @@ def _of_clients(count: int) -> dict[str, int]:
 
 
 def user_of(connection: Connection) -> str:
-    """The user's name, or the public key it proved; empty for a client that did not have to say."""
+    """The user's name, or the public key that was proved; empty for a client that did not have to say."""
     user = connection.user
-    return "" if user is None else user.name or user.nkey
+    return "" if user is None else user.name or user.nkey or _NAMELESS
 
 
 def _subscription(subscription: Subscription) -> dict[str, Any]:

@@ -317,12 +317,17 @@ async def test_connz_knows_only_open_connections(ask: Ask, broker: Broker) -> No
 
 
 async def test_connz_finds_a_user(ask: Ask, broker: Broker) -> None:
-    for name, user in (("a", None), ("b", User(name="joe", password="secret")), ("c", User(nkey="UABC"))):
+    for name, user in (
+        ("a", None),
+        ("b", User(name="joe", password="secret")),
+        ("c", User(nkey="UABC")),
+        ("d", User(password="token")),
+    ):
         broker.client(name=name).connection.user = user
     assert names(await ask("/connz?user=joe")) == ["b"]
     assert names(await ask("/connz?user=UABC")) == ["c"]
     shown = (await ask("/connz?auth=true")).json["connections"]
-    assert [connection.get("authorized_user") for connection in shown] == [None, "joe", "UABC"]
+    assert [connection.get("authorized_user") for connection in shown] == [None, "joe", "UABC", "[REDACTED]"]
     assert "authorized_user" not in (await ask("/connz")).text
 
 

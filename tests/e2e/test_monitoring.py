@@ -196,6 +196,32 @@ def test_it_sorts_as_nats_server_does(ours: Watched, theirs: Watched) -> None:
         client.close()
 
 
+def test_users_are_told_and_what_they_know_is_not(
+    start_broker: StartBroker, start_nats: Callable[[str], Watched], tmp_path: Path
+) -> None:
+    config = tmp_path / "mq9.toml"
+    config.write_text('token = "s3cr3t-token"\n[[users]]\nuser = "joe"\npassword = "s3cr3t-password"\n')
+    config.chmod(0o600)
+    ours = watched(start_broker("--monitor-port", "0", "--config", str(config)))
+    by_token = start_nats('authorization { token: "s3cr3t-token" }')
+    by_name = start_nats('authorization { user: "joe", password: "s3cr3t-password" }')
+    joe, token = ({"user": "joe", "pass": "s3cr3t-password"}, {"auth_token": "s3cr3t-token"})
+    kept = [Wire(server.port, connect=QUIET | joe) for server in (ours, by_name)]
+    kept += [Wire(server.port, connect=QUIET | token) for server in (ours, by_token)]
+    for client in kept:
+        assert client.settle() == []
+
+    def users(server: Watched, more: str = "") -> list[str]:
+        return [each["authorized_user"] for each in server.json(f"/connz?auth=true{more}")["connections"]]
+
+    assert users(ours) == users(by_name) + users(by_token) == ["joe", "[REDACTED]"]
+    assert users(ours, "&user=joe") == users(by_name, "&user=joe") == ["joe"]
+    assert ours.json("/varz")["auth_required"] is by_name.json("/varz")["auth_required"] is True
+    assert [page for page in PAGES if "s3cr3t" in ours.get(page)[1]] == []
+    for client in kept:
+        client.close()
+
+
 def test_tls_is_told_as_nats_server_tells_it(
     start_broker: StartBroker, start_nats: Callable[[str], Watched], tmp_path: Path
 ) -> None:
