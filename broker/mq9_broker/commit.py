@@ -13,6 +13,7 @@ from typing import Any
 from mq9_broker import wire
 from mq9_broker.clock import Clock
 from mq9_broker.errors import StoreError
+from mq9_broker.groups import Group
 from mq9_broker.hub import Hub, Promise
 from mq9_broker.mailboxes import Mailbox
 from mq9_broker.model import Change
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 #: Bytes that may gather while a batch is on its way: who sends more waits, by TCP, until it has landed.
 MAX_GATHERING = 16_777_216
 
+Leased = list[tuple[Group, list[int]]]
 Sealed = list[tuple[Mailbox, int, list[tuple[int, int, bytes]]]]
 Held = dict[Session, tuple[list[bytes], int]]
 
@@ -34,7 +36,7 @@ class Turn:
     """A turn whose batch is on its way: what becomes visible, and what is written, when it is kept. `probe` says that
     it tries whether a store that refused writes takes them again, `asked` who wants to know whether it was kept."""
 
-    __slots__ = ("asked", "began", "changes", "ended", "held", "probe", "promises", "sealed")
+    __slots__ = ("asked", "began", "changes", "ended", "held", "leased", "probe", "promises", "sealed")
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class Turn:
         changes: list[Change],
         ended: list[Mailbox],
         promises: list[Promise],
+        leased: Leased,
         probe: bool,
         asked: list[Callable[[str], None]],
         began: float,
@@ -50,6 +53,7 @@ class Turn:
         self.changes = changes
         self.ended = ended
         self.promises = promises
+        self.leased = leased
         self.probe = probe
         self.asked = asked
         self.began = began
@@ -127,11 +131,12 @@ class Committer:
             mailboxes.changes,
             mailboxes.ended,
             hub.promises,
+            hub.leased,
             self._probing,
             self._asked,
             self._clock.elapsed(),
         )
-        mailboxes.changes, mailboxes.ended, hub.promises, self._asked = [], [], [], []
+        mailboxes.changes, mailboxes.ended, hub.promises, hub.leased, self._asked = [], [], [], [], []
         hub.taken, self._probing = 0, False
         try:
             flight = self._commit()
@@ -237,7 +242,9 @@ class Committer:
                 place.take()
             place.landed()
         hub.break_promises(turn.promises + hub.promises, hub.refusing)
-        hub.promises = []
+        for group, msg_ids in turn.leased + hub.leased:
+            group.take_back(msg_ids)
+        hub.promises, hub.leased = [], []
         hub.look_again(mailboxes.roll_back([mailbox for mailbox, _, _ in turn.sealed]))
         self._sweep.restart()
         hub.drain(hub.now)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mq9_broker import headers, keys, wire
 from mq9_broker.board import SUBJECT
-from mq9_broker.model import NEVER, WORDS, Change
+from mq9_broker.model import NEVER, WATCHED, WORDS, Change
 
 if TYPE_CHECKING:
     from mq9_broker.board import Board
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: Bytes that feeds write to a client before they look at its socket again: what is written can't be overtaken.
 SLICE = 65_536
 MAX_UNCONFIRMED = 64
+_ACK = b"$mq9.AI.ACK."
 
 
 class Feed(Protocol):
@@ -39,8 +40,17 @@ class Feed(Protocol):
         ...
 
 
-def frame(subscription: Subscription, form: bytes, bare: bool, msg_id: int, value: bytes, deliveries: int = 0) -> bytes:
-    """The MSG or HMSG of an encoded message. `form` is the subscriber's subject without the priority word."""
+def frame(
+    subscription: Subscription,
+    form: bytes,
+    bare: bool,
+    msg_id: int,
+    value: bytes,
+    deliveries: int = 0,
+    ack: bytes = b"",
+) -> bytes:
+    """The MSG or HMSG of an encoded message. `form` is the subscriber's subject without the priority word, `ack` where
+    it is to be acknowledged: the address for answers then is a header."""
     if subscription.session.headers and not deliveries and value[9:27] == keys.PLAIN:
         # nothing but a priority and a payload: no need to take it apart
         word, head = _PLAIN[value[0]]
@@ -53,7 +63,7 @@ def frame(subscription: Subscription, form: bytes, bare: bool, msg_id: int, valu
     session = subscription.session
     session.out_bytes += len(message.payload)
     if not session.headers:
-        return wire.message(subject, subscription.sid, message.reply, message.payload)
+        return wire.message(subject, subscription.sid, ack or message.reply, message.payload)
     lines = b"%b%bmq9-msg-id: %d\r\nmq9-priority: %b\r\nmq9-time: %d\r\n" % (
         headers.FIRST_LINE,
         message.lines,
@@ -69,8 +79,10 @@ def frame(subscription: Subscription, form: bytes, bare: bool, msg_id: int, valu
         lines += b"mq9-hops: %d\r\n" % message.hops
     if deliveries:
         lines += b"mq9-deliveries: %d\r\n" % deliveries
+    if ack and message.reply:
+        lines += b"mq9-reply-to: %b\r\n" % message.reply
     session.out_bytes += len(lines) + 2
-    return wire.headed_message(subject, subscription.sid, message.reply, lines + b"\r\n", message.payload)
+    return wire.headed_message(subject, subscription.sid, ack or message.reply, lines + b"\r\n", message.payload)
 
 
 _PLAIN = tuple(
@@ -146,14 +158,16 @@ class MailboxFeed:
         session = subscription.session
         session.owed += len(value)
         session.send(frame(subscription, self.form, self.bare, msg_id, value))
+        if value[0] >= WATCHED:
+            session.hub.delivered(self.mailbox, "", msg_id, value)
         return session.count(subscription)
 
 
 class Member(MailboxFeed):
     """A queue subscription to a mailbox: one of the members of a group. What it was given counts as read once the
-    client has answered a PING sent after it."""
+    client has answered a PING sent after it, or, where acknowledgements are explicit, has acknowledged it."""
 
-    __slots__ = ("group", "out")
+    __slots__ = ("explicit", "group", "out")
 
     def __init__(
         self,
@@ -166,6 +180,8 @@ class Member(MailboxFeed):
     ) -> None:
         super().__init__(subscription, group.mailbox, messages, form, bare, tiers)
         self.group = group
+        self.explicit = group.mailbox.settings.explicit
+        #: how many are unconfirmed
         self.out = 0
         self.live = True  # the group drains, not its members
         group.members[self] = None
@@ -188,15 +204,23 @@ class Member(MailboxFeed):
     def push(self, fresh: list[tuple[int, int, bytes]]) -> None:
         return
 
-    def give(self, tier: int, msg_id: int, value: bytes) -> None:
+    def give(self, tier: int, msg_id: int, value: bytes, now: int) -> None:
         """Write a message that the group took for it."""
-        subscription = self.subscription
+        subscription, group = self.subscription, self.group
         session = subscription.session
-        self.out += 1
         session.owed += len(value)
-        deliveries = self.group.lease(tier, msg_id, (session, subscription), NEVER)
-        session.send(frame(subscription, self.form, self.bare, msg_id, value, deliveries))
-        session.unconfirmed.append((self.group, msg_id, subscription))
+        ack, deadline = b"", NEVER
+        if self.explicit:
+            ack = _ACK + group.leases.claim(group, msg_id, session)
+            deadline = now + self.mailbox.settings.ack_wait * 1000
+            session.hub.watch_leases(group, deadline)
+        else:
+            self.out += 1
+            session.unconfirmed.append((group, msg_id, subscription))
+        deliveries = group.lease(tier, msg_id, (session, subscription), deadline)
+        session.send(frame(subscription, self.form, self.bare, msg_id, value, deliveries, ack))
+        if value[0] >= WATCHED:
+            session.hub.delivered(self.mailbox, group.name, msg_id, value)
         session.count(subscription)
 
     def close(self) -> None:

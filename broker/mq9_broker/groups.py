@@ -2,39 +2,31 @@
 
 Per tier a group knows the last id it gave out (`upto`) and which of those up to it are not acknowledged (`holes`); an
 id acknowledged before it was given out waits in `ahead`. That is its stored position: after a restart everything in
-`holes` is given out again, then what comes after `upto`.
+`holes` is given out again, then what comes after `upto`. Of the holes, those that are out are leased, the others have
+returned (they are given out again, in their place) or are doomed (they were given out as often as may be).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from mq9_broker import keys
+from mq9_broker.deadletters import MAX_DELIVER, TERMINATED, DeadLetters
 from mq9_broker.errors import Mq9Error
+from mq9_broker.leases import PUT_OFF, Connection, Holder, Lease, Leases
 from mq9_broker.mailboxes import Mailbox, Mailboxes
 from mq9_broker.messages import EXAMINED, Messages
-from mq9_broker.model import NEVER, TIERS
+from mq9_broker.model import NEVER, TIERS, WATCHED
+from mq9_broker.receipts import Receipts
 
 MAX_OUT = 1000
 MAX_AHEAD = 10_000
 MAX_WAITING = 1000
 UNUSED_FOR = 7 * 86_400_000
 _LOOK_AGAIN = 86_400_000
-
-Holder = tuple[Hashable, Hashable]
-
-
-@dataclass(slots=True)
-class Lease:
-    """A message that is out: `holder` is (connection, member), `deadline` in ms."""
-
-    tier: int
-    holder: Holder
-    deadline: int
 
 
 class Group:
@@ -43,17 +35,21 @@ class Group:
     __slots__ = (
         "__weakref__",
         "_ahead",
+        "_asked",
         "_changed",
+        "_consumes",
         "_counted",
         "_counted_at",
+        "_dead_letters",
+        "_doomed",
         "_holes",
         "_messages",
+        "_receipts",
         "_returned",
         "_schedule",
         "_touch",
         "_upto",
         "_used",
-        "deliveries",
         "leases",
         "mailbox",
         "members",
@@ -61,30 +57,35 @@ class Group:
         "timer",
     )
 
-    def __init__(self, mailbox: Mailbox, name: str, mailboxes: Mailboxes, messages: Messages) -> None:
+    def __init__(self, mailbox: Mailbox, name: str, groups: Groups) -> None:
         self.mailbox = mailbox
         self.name = name
-        self._touch = mailboxes.touch
-        self._schedule = mailboxes.schedule
-        self._messages = messages
+        self._touch = groups.mailboxes.touch
+        self._schedule = groups.mailboxes.schedule
+        self._messages = groups.messages
+        self._receipts = groups.receipts
+        self._dead_letters = groups.dead_letters
+        self._consumes = mailbox.settings.retain_ack
         self._used = 0
         self._changed = False
         self._upto = [0, 0, 0, 0]
         self._holes: dict[int, int] = {}
         self._ahead: dict[int, int] = {}
+        # holes whose message may have to be looked at when it is done: somebody wants a receipt
+        self._asked: set[int] = set()
         # per tier (how many, up to which id) of the messages behind the position, as of so many removals
         self._counted = [(0, 0)] * 4
         self._counted_at = mailbox.removals
         self._returned: tuple[list[int], ...] = ([], [], [], [])
-        self.leases: dict[int, Lease] = {}
-        self.deliveries: dict[int, int] = {}
+        self._doomed: dict[int, str] = {}
+        self.leases = Leases(groups.mailboxes.random)
         self.members: OrderedDict[Any, None] = OrderedDict()
         self.timer = 0
 
     @property
     def in_use(self) -> bool:
         """Whether it has members or leases: then it must stay in memory."""
-        return bool(self.members or self.leases)
+        return bool(self.members or self.leases.out)
 
     @property
     def ahead(self) -> int:
@@ -94,7 +95,7 @@ class Group:
     @property
     def room(self) -> int:
         """How many more messages may be out."""
-        return MAX_OUT - len(self.leases)
+        return MAX_OUT - len(self.leases.out)
 
     # giving out
 
@@ -108,12 +109,14 @@ class Group:
             returned = self._returned[tier]
             while returned and limit:
                 msg_id = heappop(returned)
-                if msg_id not in self._holes:
+                if not self._is_back(msg_id):
                     continue
                 value = self._messages.get(self.mailbox, tier, msg_id, now)
                 if value is None:
                     self._forget(msg_id)
                     continue
+                if value[0] >= WATCHED:
+                    self._asked.add(msg_id)
                 limit -= 1
                 yield tier, msg_id, value
             if not limit:
@@ -126,6 +129,8 @@ class Group:
                     if msg_id <= last:
                         self._counted[tier] = count - 1, last
                     self._holes[msg_id] = tier
+                    if value[0] >= WATCHED:
+                        self._asked.add(msg_id)
                     limit -= 1
                     yield tier, msg_id, value
                 if not limit or examined > EXAMINED:
@@ -137,21 +142,17 @@ class Group:
 
     def lease(self, tier: int, msg_id: int, holder: Holder, deadline: int) -> int:
         """Lease what was taken; gives how often it has been delivered, this time included."""
-        self.leases[msg_id] = Lease(tier, holder, deadline)
-        count = self.deliveries[msg_id] = self.deliveries.get(msg_id, 0) + 1
-        return count
+        return self.leases.begin(msg_id, tier, holder, deadline)
 
     def held(self, holder: Holder, now: int, deadline: int) -> Iterator[tuple[int, int, bytes]]:
         """What a member has and has not acknowledged, in priority order, its leases prolonged to `deadline`."""
-        mine = [(lease.tier, msg_id) for msg_id, lease in self.leases.items() if lease.holder == holder]
+        mine = [(self.leases.out[msg_id].tier, msg_id) for msg_id in self.leases.of(holder)]
         for tier, msg_id in sorted(mine):
             value = self._messages.get(self.mailbox, tier, msg_id, now)
             if value is None:
                 self._forget(msg_id)
                 continue
-            lease = self.leases.pop(msg_id)
-            lease.deadline = deadline
-            self.leases[msg_id] = lease
+            self.leases.prolong(msg_id, deadline)
             yield tier, msg_id, value
 
     def next_member(self, tier: int) -> Any:
@@ -167,55 +168,95 @@ class Group:
 
     def acknowledge(self, msg_id: int, now: int) -> None:
         """Done with a message that `check_acknowledge` allowed."""
-        if msg_id in self._holes:
-            self._forget(msg_id)
+        tier = self._holes.get(msg_id)
+        if tier is not None:
+            self._finish(tier, msg_id, now)
             return
         tier = self._messages.tier_of(self.mailbox, msg_id, now)
         if tier is None or msg_id <= self._upto[tier]:
             return
-        self._ahead[msg_id] = tier
+        self._settle(tier, msg_id, now)
+        if not self._consumes:
+            self._ahead[msg_id] = tier
         self._counted_at = -1
         self._change()
 
-    def acknowledge_upto(self, msg_id: int, holder: Holder) -> int:
+    def acknowledge_upto(self, msg_id: int, holder: Holder, now: int) -> int:
         """Done with everything leased to the holder up to `msg_id`, in the order of delivery; gives how many."""
-        lease = self.leases.get(msg_id)
-        if lease is None or lease.holder != holder:
+        held = self.leases.of(holder)
+        if msg_id not in held:
             raise Mq9Error(f"message {msg_id} is not leased to this member of group {self.name}")
-        done = []
-        for leased, lease in self.leases.items():
-            if lease.holder == holder:
-                done.append(leased)
-            if leased == msg_id:
-                break
+        done = held[: held.index(msg_id) + 1]
         for leased in done:
-            self._forget(leased)
+            self._finish(self._holes[leased], leased, now)
         return len(done)
 
-    def confirm(self, msg_id: int, holder: Holder) -> bool:
+    def confirm(self, msg_id: int, holder: Holder, now: int) -> bool:
         """Done with a message if it is still leased to the holder; whether it was."""
-        lease = self.leases.get(msg_id)
+        lease = self.leases.out.get(msg_id)
         if lease is None or lease.holder != holder:
             return False
-        self._forget(msg_id)
+        self._finish(lease.tier, msg_id, now)
         return True
 
     def release(self, msg_id: int) -> None:
-        """End a lease without an acknowledgement: the message returns to its place."""
-        lease = self.leases.pop(msg_id, None)
-        if lease is not None:
+        """End a lease without an acknowledgement: the message returns to its place, or is doomed."""
+        lease = self.leases.end(msg_id)
+        if lease is None:
+            return
+        limit = self.mailbox.settings.max_deliver
+        # (a push without acknowledgements says nothing of what became of it: it does not kill)
+        if limit and lease.deadline < NEVER and self.leases.deliveries[msg_id] >= limit:
+            self._doomed[msg_id] = MAX_DELIVER
+        else:
             heappush(self._returned[lease.tier], msg_id)
 
-    def release_all(self, connection: Hashable) -> None:
+    def release_all(self, connection: Connection) -> None:
         """End every lease of a connection."""
-        for msg_id in [msg_id for msg_id, lease in self.leases.items() if lease.holder[0] is connection]:
+        for msg_id in self.leases.of_connection(connection):
             self.release(msg_id)
 
     def release_due(self, now: int) -> int:
         """End the leases whose time is over; gives when the next one is, 0 when there is none."""
-        for msg_id in [msg_id for msg_id, lease in self.leases.items() if lease.deadline <= now]:
-            self.release(msg_id)
-        return min((lease.deadline for lease in self.leases.values() if lease.deadline < NEVER), default=0)
+        for msg_id in self.leases.due(now):
+            if self.leases.out[msg_id].holder == PUT_OFF:
+                heappush(self._returned[self._holes[msg_id]], msg_id)
+                self.leases.end(msg_id)
+            else:
+                self.release(msg_id)
+        return self.leases.next
+
+    def put_off(self, msg_id: int, until: int) -> None:
+        """End a lease without an acknowledgement; the message returns at `until`, if it is not doomed."""
+        lease = self.leases.out[msg_id]
+        self.release(msg_id)
+        if msg_id not in self._doomed:
+            self.leases.out[msg_id] = Lease(lease.tier, PUT_OFF, until)
+
+    def take_back(self, msg_ids: list[int]) -> None:
+        """These were leased in a turn that failed: nobody got them."""
+        for msg_id in msg_ids:
+            lease = self.leases.undo(msg_id)
+            if lease is not None:
+                heappush(self._returned[lease.tier], msg_id)
+
+    # the end of what can't be handled
+
+    def terminate(self, msg_id: int, reason: str, now: int) -> None:
+        """A member says that nobody will ever handle it."""
+        self._kill(msg_id, f"{TERMINATED}: {reason}" if reason else TERMINATED, now)
+
+    def bury(self, now: int) -> bool:
+        """Give what was delivered too often to the dead letters; whether there was any."""
+        doomed, self._doomed = self._doomed, {}
+        for msg_id, reason in doomed.items():
+            if msg_id in self._holes and msg_id not in self.leases.out:
+                self._kill(msg_id, reason, now)
+        return bool(doomed)
+
+    def _kill(self, msg_id: int, reason: str, now: int) -> None:
+        self._dead_letters.bury(self.mailbox, self.name, self._holes[msg_id], msg_id, reason, now)
+        self._forget(msg_id)
 
     # knowing
 
@@ -227,8 +268,8 @@ class Group:
         for tier in TIERS:
             returned = self._returned[tier]
             count = 0
-            for msg_id in returned if len(returned) <= MAX_WAITING else returned[:MAX_WAITING]:
-                if msg_id in self._holes and self._messages.get(self.mailbox, tier, msg_id, now) is not None:
+            for msg_id in set(returned if len(returned) <= MAX_WAITING else returned[:MAX_WAITING]):
+                if self._is_back(msg_id) and self._messages.get(self.mailbox, tier, msg_id, now) is not None:
                     count += 1
             counts.append(min(count + self._ahead_of(tier, upto, now), MAX_WAITING))
         return counts
@@ -261,6 +302,10 @@ class Group:
             return True
         return False
 
+    def _is_back(self, msg_id: int) -> bool:
+        """Whether it has returned and is neither out again nor done (the heaps are cleaned as they are read)."""
+        return msg_id in self._holes and msg_id not in self.leases.out and msg_id not in self._doomed
+
     # storing
 
     def begin(self, start: int, now: int) -> None:
@@ -272,16 +317,27 @@ class Group:
         self._change()
 
     def load(self, value: bytes) -> None:
-        """Take up a stored position: what was out is given out again."""
+        """Take up a stored position: what was out is given out again, unless it still is."""
         self._used, tiers = keys.decode_position(value)
         self._holes.clear()
         self._ahead.clear()
-        self._counted_at = -1
         for tier, (upto, holes, ahead) in enumerate(tiers):
             self._upto[tier] = upto
-            self._returned[tier][:] = sorted(holes)
             self._holes.update(dict.fromkeys(holes, tier))
             self._ahead.update(dict.fromkeys(ahead, tier))
+        self._asked = set(self._holes)
+        self._order()
+
+    def _order(self) -> None:
+        """Every hole that is not out and not doomed has returned."""
+        self._counted_at = -1
+        for returned in self._returned:
+            returned.clear()
+        for msg_id, tier in self._holes.items():
+            if msg_id not in self.leases.out and msg_id not in self._doomed:
+                self._returned[tier].append(msg_id)
+        for returned in self._returned:
+            heapify(returned)
 
     def use(self, now: int) -> None:
         """Note that somebody uses it, once a minute at the most."""
@@ -304,27 +360,33 @@ class Group:
         )
 
     def roll_back(self) -> bool:
-        """A commit failed: the stored position again, without leases. False when the group was not stored before and
-        nobody is in it: then it does not exist."""
-        self.leases.clear()
-        self.deliveries.clear()
-        for member in self.members:
-            member.out = 0
+        """A commit failed: the stored position again, and what members have beyond it is still theirs. False when the
+        group was not stored before and nobody is in it: then it does not exist."""
         self._changed = False
-        value = self.mailbox.pending.get(keys.group(self.mailbox.incarnation, self.name))
-        if value is not None:
-            self.load(value)
-            return True
+        mailbox, given = self.mailbox, self._upto
         self._upto = [0, 0, 0, 0]
-        self._holes.clear()
-        self._ahead.clear()
-        self._counted_at = -1
-        for returned in self._returned:
-            returned.clear()
-        if self.members:
-            self.mailbox.group_count += 1
+        self._doomed.clear()
+        value = mailbox.pending.get(keys.group(mailbox.incarnation, self.name))
+        if value is None:
+            self._holes.clear()
+            self._ahead.clear()
+        else:
+            self.load(value)
+            for tier in TIERS:
+                # given out since the position was stored; what was acknowledged of it comes again
+                for msg_id, encoded in self._messages.read(mailbox, tier, self._upto[tier], given[tier]):
+                    self._upto[tier] = msg_id
+                    if self._ahead.pop(msg_id, None) is None:
+                        self._holes[msg_id] = tier
+                        if encoded[0] >= WATCHED:
+                            self._asked.add(msg_id)
+        for msg_id in [msg_id for msg_id in self.leases.out if msg_id not in self._holes]:
+            self.leases.forget(msg_id)
+        self._order()
+        if value is None and self.members:
+            mailbox.group_count += 1
             self._change()
-        return bool(self.members)
+        return value is not None or bool(self.members)
 
     def unused(self, when: int) -> bool:
         """Whether nobody has used it for so long that it may go. `when` is now; a member that is there is a use."""
@@ -342,10 +404,25 @@ class Group:
         entry = keys.u64(mailbox.incarnation) + self.name.encode()
         self._schedule.add(mailbox.pending, when + _LOOK_AGAIN, keys.DUE_GROUP, entry, mailbox.address.encode())
 
+    def _finish(self, tier: int, msg_id: int, now: int) -> None:
+        if self._consumes or msg_id in self._asked:
+            self._settle(tier, msg_id, now)
+        self._forget(msg_id)
+
+    def _settle(self, tier: int, msg_id: int, now: int) -> None:
+        """What an acknowledgement means beside the group: a receipt, and the end of what is not retained."""
+        value = self._messages.get(self.mailbox, tier, msg_id, now)
+        if value is None:
+            return
+        if value[0] >= WATCHED:
+            self._receipts.acknowledged(self.mailbox, self.name, msg_id, value, now)
+        if self._consumes:
+            self._messages.remove(self.mailbox, tier, msg_id, value)
+
     def _forget(self, msg_id: int) -> None:
         self._holes.pop(msg_id, None)
-        self.leases.pop(msg_id, None)
-        self.deliveries.pop(msg_id, None)
+        self._asked.discard(msg_id)
+        self.leases.forget(msg_id)
         self._change()
 
     def _change(self) -> None:
@@ -356,9 +433,11 @@ class Group:
 class Groups:
     """Finds and begins groups."""
 
-    def __init__(self, mailboxes: Mailboxes, messages: Messages) -> None:
-        self._mailboxes = mailboxes
-        self._messages = messages
+    def __init__(self, mailboxes: Mailboxes, messages: Messages, receipts: Receipts, dead_letters: DeadLetters) -> None:
+        self.mailboxes = mailboxes
+        self.messages = messages
+        self.receipts = receipts
+        self.dead_letters = dead_letters
 
     def find(self, mailbox: Mailbox, name: str) -> Group | None:
         """The group of that name, if it exists."""
@@ -366,7 +445,7 @@ class Groups:
         if group is None and mailbox.group_count:
             value = mailbox.pending.get(keys.group(mailbox.incarnation, name))
             if value is not None:
-                group = Group(mailbox, name, self._mailboxes, self._messages)
+                group = Group(mailbox, name, self)
                 group.load(value)
                 mailbox.groups[name] = group
         return group
@@ -375,14 +454,26 @@ class Groups:
         """The group of that name; a new one starts behind the id `start`."""
         group = self.find(mailbox, name)
         if group is None:
-            limit = self._mailboxes.limits.max_groups
-            if mailbox.group_count >= limit:
-                raise Mq9Error(f"group {name} can't be added: the mailbox has {limit} groups, the most it may have")
-            group = Group(mailbox, name, self._mailboxes, self._messages)
+            self._require_place(mailbox, name)
+            group = Group(mailbox, name, self)
             mailbox.groups[name] = group
             group.begin(start, now)
         group.use(now)
         return group
+
+    def _require_place(self, mailbox: Mailbox, name: str) -> None:
+        limit = self.mailboxes.limits.max_groups
+        if mailbox.settings.retain_ack and mailbox.group_count:
+            there = [*mailbox.groups]
+            if not there:
+                prefix = keys.group(mailbox.incarnation, "")
+                there = [key[len(prefix) :].decode() for key, _ in mailbox.pending.scan(prefix, prefix + b"\xff")]
+            raise Mq9Error(
+                f"group {name} can't be added: the mailbox deletes what is acknowledged (retain ack), so it has one "
+                f"group, {there[0]}; use that one"
+            )
+        if mailbox.group_count >= limit:
+            raise Mq9Error(f"group {name} can't be added: the mailbox has {limit} groups, the most it may have")
 
     def look(self, mailbox: Mailbox, name: str, now: int) -> None:
         """Drop a group that nobody has used for seven days; else look again tomorrow."""
@@ -395,7 +486,7 @@ class Groups:
         del mailbox.groups[name]
         mailbox.group_count -= 1
         mailbox.pending.delete(keys.group(mailbox.incarnation, name))
-        self._mailboxes.touch(mailbox)
+        self.mailboxes.touch(mailbox)
 
 
 def check_acknowledge(group: Group | None, mailbox: Mailbox, msg_ids: list[int], holder: Holder) -> None:
@@ -403,8 +494,7 @@ def check_acknowledge(group: Group | None, mailbox: Mailbox, msg_ids: list[int],
     for msg_id in msg_ids:
         if msg_id > mailbox.last_id:
             raise Mq9Error(f"message {msg_id} does not exist: the newest is {mailbox.last_id}")
-        lease = group.leases.get(msg_id) if group is not None else None
-        if lease is not None and lease.holder != holder:
+        if group is not None and group.leases.held_by_other(msg_id, holder):
             raise Mq9Error(f"message {msg_id} is leased to another member of the group")
     if len(msg_ids) + (group.ahead if group is not None else 0) > MAX_AHEAD:
         raise Mq9Error(f"the group has too many acknowledgements ahead of its position, {MAX_AHEAD} at the most: FETCH")

@@ -16,6 +16,7 @@ from mq9_broker.groups import Group, Groups, check_group
 from mq9_broker.mailboxes import Mailbox, Mailboxes
 from mq9_broker.messages import Messages
 from mq9_broker.model import PREFIX, Change, Counters, Limits
+from mq9_broker.receipts import Receipts
 from mq9_broker.session import Confirmation, Session, Subscription
 from mq9_broker.subjects import SubscriptionTree
 from mq9_broker.timers import Timers
@@ -53,6 +54,7 @@ class Hub:
         mailboxes: Mailboxes,
         messages: Messages,
         groups: Groups,
+        receipts: Receipts,
         board: Board,
         limits: Limits,
         choose: Random,
@@ -60,6 +62,7 @@ class Hub:
         self.mailboxes = mailboxes
         self.messages = messages
         self.groups = groups
+        self.receipts = receipts
         self.board = board
         self.limits = limits
         self.counters = Counters()
@@ -76,6 +79,8 @@ class Hub:
         self.end_turn: Callable[[], None] = _nobody
         self.dialect: Dialect
         self.promises: list[Promise] = []
+        #: what a FETCH of this turn leased and its answer has yet to say
+        self.leased: list[tuple[Group, list[int]]] = []
         self._tree: SubscriptionTree[Subscription] = SubscriptionTree()
         self._directory: dict[DirectoryFeed, None] = {}
         self._stirred: dict[Mailbox, None] = {}
@@ -278,9 +283,9 @@ class Hub:
         subscription.session.feeds.pop(feed, None)
         if isinstance(feed, DirectoryFeed):
             del self._directory[feed]
-        elif isinstance(feed, Member) and returned:
-            holder = (subscription.session, subscription)
-            for msg_id in [i for i, lease in feed.group.leases.items() if lease.holder == holder]:
+        elif isinstance(feed, Member) and returned and not feed.explicit:
+            # (who acknowledges may have unsubscribed to work off what it has)
+            for msg_id in feed.group.leases.of((subscription.session, subscription)):
                 feed.group.release(msg_id)
             self.stir(feed.mailbox)
 
@@ -301,7 +306,7 @@ class Hub:
     def confirm(self, confirmed: list[Confirmation]) -> None:
         """A client answered a PING: what its groups gave it before has arrived."""
         for group, msg_id, subscription in confirmed:
-            if group.confirm(msg_id, (subscription.session, subscription)):
+            if group.confirm(msg_id, (subscription.session, subscription), self.now):
                 if isinstance(subscription.feed, Member):
                     subscription.feed.out -= 1
                 self.stir(group.mailbox)
@@ -339,6 +344,11 @@ class Hub:
         self.stir(group.mailbox)
         if following:
             self.watch_leases(group, following)
+
+    def delivered(self, mailbox: Mailbox, group: str, msg_id: int, value: bytes) -> None:
+        """A watched message was written to a reader."""
+        if not self.refusing and self.receipts.delivered(mailbox, group, msg_id, value, self.now):
+            self.wake_up()
 
     def stir(self, mailbox: Mailbox) -> None:
         """Something may be there again for the readers that compete for this mailbox."""
@@ -391,12 +401,17 @@ class Hub:
             if mailbox.ended:
                 self._end(mailbox)
                 continue
+            for group in mailbox.groups.values():
+                if group.leases.next:
+                    self.watch_leases(group, group.leases.next)
             for feed in mailbox.watchers:
                 if not isinstance(feed, Member):
                     feed.live = False
                     self.draining[feed.subscription.session] = None
 
     def _end(self, mailbox: Mailbox) -> None:
+        for group in mailbox.groups.values():
+            group.leases.close()
         for feed in list(mailbox.watchers):
             feed.end()
         for waiter in list(mailbox.waiters):
@@ -406,7 +421,11 @@ class Hub:
     def _serve(self, mailbox: Mailbox, now: int) -> None:
         for group in list(mailbox.groups.values()):
             # a position that can't be stored must not move: readers of groups wait until the store writes again
-            if group.members and not self.refusing:
+            if self.refusing:
+                continue
+            if group.bury(now):
+                self.wake_up()
+            if group.members:
                 self._dispatch(group, now)
         for waiter in list(mailbox.waiters):
             answer = waiter.try_again(now)
@@ -428,7 +447,7 @@ class Hub:
                 if member is None:
                     group.give_back(tier, msg_id)
                     break
-                member.give(tier, msg_id, value)
+                member.give(tier, msg_id, value, now)
             else:
                 return
 

@@ -8,10 +8,13 @@
     E when kind …                            what falls due: see DUE_*
     X incarnation                            a mailbox that is gone and whose records are not yet
     C digest                                 the capability board: one declaration
+    B address                                the broadcasts that a mailbox stores: patterns, one per line
     I incarnation s                          a mailbox: its counters
     I incarnation m tier msg_id              a message
     I incarnation l                          the one message of a mailbox of type latest
+    I incarnation a tier msg_id              a message whose sender hears of its end: the mailbox's address
     I incarnation d digest                   a Nats-Msg-Id: the msg_id it got
+    I incarnation k digest                   a mq9-key: the tier and the msg_id of its newest message
     I incarnation z number                   a delayed message
     I incarnation g group                    a group: its position
 
@@ -26,26 +29,33 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict
+from dataclasses import fields
 from hashlib import blake2b
 from typing import Any
 
-from mq9_broker.model import Message, Settings
+from mq9_broker.model import CODE, Message, Settings
 
 FORMAT = 1
 FORMAT_KEY = b"!format"
 INCARNATION_KEY = b"!incarnation"
 
+#: The tenth byte of the keys made by `asked`.
+ASKED = b"a"
+
 DUE_MAILBOX = b"M"
 DUE_MESSAGE = b"m"
+DUE_WATCHED = b"w"
 DUE_DELAYED = b"Z"
 DUE_DEDUP = b"D"
 DUE_GROUP = b"G"
 DUE_CAPABILITY = b"C"
 
 _U64 = struct.Struct(">Q")
-_COUNTERS = struct.Struct(">15Q")
+_COUNTERS = struct.Struct(">16Q")
+#: What is not written in a mailbox's record.
+_DEFAULTS = {field.name: field.default for field in fields(Settings)}
 _HEAD = struct.Struct(">BQQHHHI")
+_LENGTHS = struct.Struct(">HHI")
 _NO_HOPS = 0xFFFF
 #: Bytes 9 to 26 of an encoded message that has nothing but a priority and a payload: no expiry, no hops, no lengths.
 PLAIN = struct.pack(">QHHHI", 0, _NO_HOPS, 0, 0, 0)
@@ -80,6 +90,10 @@ def capability(digest: bytes) -> bytes:
     return b"C" + digest
 
 
+def broadcasts(address: str) -> bytes:
+    return b"B" + address.encode()
+
+
 def due(when: int, kind: bytes, rest: bytes) -> bytes:
     return b"E" + u64(when) + kind + rest
 
@@ -107,6 +121,24 @@ def latest(incarnation: int) -> bytes:
     return b"I" + u64(incarnation) + b"l"
 
 
+def asked(incarnation: int, tier: int, msg_id: int) -> bytes:
+    return b"I" + u64(incarnation) + ASKED + bytes((tier,)) + u64(msg_id)
+
+
+def all_asked(incarnation: int) -> tuple[bytes, bytes]:
+    """The range of keys made by `asked`: [first, last)."""
+    return b"I" + u64(incarnation) + b"a", b"I" + u64(incarnation) + b"b"
+
+
+def split_asked(key: bytes) -> tuple[int, int, int]:
+    """(incarnation, tier, msg_id) of a key made by `asked`."""
+    return number(key[1:9]), key[10], number(key[11:])
+
+
+def keyed(incarnation: int, key: bytes) -> bytes:
+    return b"I" + u64(incarnation) + b"k" + digest(key)
+
+
 def dedup(incarnation: int, digest: bytes) -> bytes:
     return b"I" + u64(incarnation) + b"d" + digest
 
@@ -125,7 +157,11 @@ def digest(data: bytes) -> bytes:
 
 
 def encode_mailbox(incarnation: int, expires: int, created: int, owner: str, renewed: int, settings: Settings) -> bytes:
-    record = {"i": incarnation, "x": expires, "c": created, "o": owner, "r": renewed} | asdict(settings)
+    record = {"i": incarnation, "x": expires, "c": created, "o": owner, "r": renewed}
+    for name, default in _DEFAULTS.items():
+        value = getattr(settings, name)
+        if value != default:
+            record[name] = value
     return json.dumps(record, separators=(",", ":")).encode()
 
 
@@ -133,6 +169,8 @@ def decode_mailbox(value: bytes) -> tuple[int, int, int, str, int, Settings]:
     """(incarnation, expires, created, owner, renewed, settings) as they were encoded."""
     record: dict[str, Any] = json.loads(value)
     fixed = tuple(record.pop(name) for name in ("i", "x", "c", "o", "r"))
+    if "subscribe" in record:
+        record["subscribe"] = tuple(record["subscribe"])
     return (*fixed, Settings(**record))
 
 
@@ -141,7 +179,8 @@ def encode_counters(values: tuple[int, ...]) -> bytes:
 
 
 def decode_counters(value: bytes) -> tuple[int, ...]:
-    return _COUNTERS.unpack(value)
+    """(an older record lacks the last ones: those are 0)"""
+    return _COUNTERS.unpack(value.ljust(_COUNTERS.size, b"\0"))
 
 
 def encode_message(
@@ -175,7 +214,7 @@ def decode_message(value: bytes) -> Message:
     lines = sender + senders
     payload = lines + headers
     return Message(
-        code,
+        code & CODE,
         created,
         expires,
         None if hops == _NO_HOPS else hops,
@@ -184,6 +223,18 @@ def decode_message(value: bytes) -> Message:
         value[lines:payload],
         value[payload:],
     )
+
+
+def field_of(value: bytes, name: bytes) -> bytes:
+    """A header of an encoded message, `name` in the case in which the broker writes it; b"" when it has none."""
+    replies, senders, headers = _LENGTHS.unpack_from(value, 19)
+    start = _HEAD.size + replies + senders
+    lines = b"\r\n" + value[start : start + headers]
+    at = lines.find(b"\r\n" + name + b": ")
+    if at < 0:
+        return b""
+    at += len(name) + 4
+    return lines[at : lines.index(b"\r\n", at)]
 
 
 def expires_of(value: bytes) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mq9_broker import addresses, keys
 from mq9_broker.errors import Mq9Error
 from mq9_broker.model import NEVER, TIERS, Change, Limits, Settings
+from mq9_broker.patterns import Patterns
 from mq9_broker.schedule import Schedule
 from mq9_broker.store import Store
 from mq9_broker.store.pending import Pending
@@ -23,8 +24,8 @@ class Mailbox:
     """One mailbox in use. The first block is its stored record, the second its stored counters, the third in memory.
 
     `expires` in ms. `tails[t]` is the newest id given out in a tier, `heads[t]` no later than the first live one,
-    `counts[t]` how many are stored; `counted` says whether these counters are. `visible` is the newest id that is
-    committed: pushes stop there.
+    `counts[t]` how many are stored, `delayed` how many wait for their time; `counted` says whether these counters are.
+    `visible` is the newest id that is committed: pushes stop there.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Mailbox:
         "counted",
         "counts",
         "created",
+        "delayed",
         "dirty",
         "ended",
         "expires",
@@ -79,6 +81,7 @@ class Mailbox:
         self.counts = [0, 0, 0, 0]
         self.group_count = 0
         self.last_serial = 0
+        self.delayed = 0
         self.counted = False
 
         self.pending = pending
@@ -121,17 +124,20 @@ class Mailbox:
         )
 
     def load_counters(self, value: bytes | None) -> None:
-        counters = keys.decode_counters(value) if value else (0,) * 15
+        counters = keys.decode_counters(value or b"")
         self.counted = value is not None
         self.last_id = self.visible = counters[0]
         self.tails = list(counters[1:5])
         self.heads = list(counters[5:9])
         self.counts = list(counters[9:13])
-        self.group_count, self.last_serial = counters[13:15]
+        self.group_count, self.last_serial, self.delayed = counters[13:]
 
     def counters(self) -> bytes:
         return keys.encode_counters(
-            (self.last_id, *self.tails, *self.heads, *self.counts, self.group_count, self.last_serial)
+            (
+                *(self.last_id, *self.tails, *self.heads, *self.counts),
+                *(self.group_count, self.last_serial, self.delayed),
+            )
         )
 
 
@@ -144,8 +150,9 @@ class Mailboxes:
         self.memory = self.disk if memory is disk else Pending(memory)
         self.places = (self.disk,) if self.memory is self.disk else (self.disk, self.memory)
         self.schedule = Schedule(self.places)
+        self.patterns = Patterns(self.places)
         self.limits = limits
-        self._random = random
+        self.random = random
         #: where the records of ended mailboxes begin that still have to go, and whether there are any
         self.remains = dict.fromkeys(self.places, keys.purge(0))
         self.unpurged = True
@@ -207,7 +214,7 @@ class Mailboxes:
 
     def create(self, name: str, settings: Settings, now: int) -> tuple[Mailbox, str]:
         """A new mailbox and its secret; `name` is empty for a private one. The caller made sure that it is free."""
-        secret = addresses.secret_from(self._random(17))
+        secret = addresses.secret_from(self.random(17))
         send_only = addresses.send_only(secret)
         self._incarnation += 1
         expires = now + settings.ttl * 1000 if settings.ttl else NEVER
@@ -226,6 +233,8 @@ class Mailboxes:
             mailbox.pending.put(keys.owner(send_only), name.encode())
             if settings.public:
                 mailbox.pending.put(keys.public(name), b"")
+        if settings.subscribe:
+            self.patterns.add(mailbox.pending, mailbox.address, settings.subscribe)
         self._write(mailbox)
         self._announce("created", mailbox)
         return mailbox, secret
@@ -275,6 +284,8 @@ class Mailboxes:
             place.delete(keys.owner(mailbox.owner))
         if mailbox.settings.public:
             place.delete(keys.public(mailbox.address))
+        if mailbox.settings.subscribe:
+            self.patterns.remove(place, mailbox.address, mailbox.settings.subscribe)
         self._in_use.pop(mailbox.address, None)
         self.ended.append(mailbox)
         self.touch(mailbox)
@@ -343,6 +354,7 @@ class Mailboxes:
         self.dirty = []
         self.changes = []
         self.ended = []
+        self.patterns.forget()
         for mailbox in touched:
             mailbox.dirty = False
             if self._in_use.get(mailbox.address) is mailbox:

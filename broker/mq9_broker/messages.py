@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from mq9_broker import keys
+from mq9_broker.errors import Mq9Error
 from mq9_broker.mailboxes import Mailbox, Mailboxes
-from mq9_broker.model import NEVER, TIER_OF, TIERS, Draft
+from mq9_broker.model import CODE, EXPIRED, NEVER, TIER_OF, TIERS, WATCHED, Draft
+from mq9_broker.store.pending import Pending
 
 DEDUP_WINDOW = 120_000
 #: The answer to a delayed message: its id is given when it is delivered.
 LATER = -1
 #: How many messages are looked at for one answer.
 EXAMINED = 10_000
+#: Headers of a stored message that the broker looks at.
+KEY = b"mq9-key"
+TAGS = b"mq9-tags"
 
 
 class Messages:
@@ -22,9 +27,12 @@ class Messages:
     def __init__(self, mailboxes: Mailboxes) -> None:
         self._mailboxes = mailboxes
         self._schedule = mailboxes.schedule
+        #: called with (address, msg_id, encoded, reason, now) for a watched message that nobody acknowledged
+        self.lost: Callable[[str, int, bytes, str, int], None] = _nobody_asked
 
     def send(self, mailbox: Mailbox, draft: Draft, now: int) -> tuple[int, bool]:
-        """Store a message. Gives (msg_id, duplicate): LATER for a delayed one, the first id for a duplicate."""
+        """Store a message. Gives (msg_id, duplicate): LATER for a delayed one, the first id for a duplicate. Mq9Error
+        when the mailbox is full."""
         place = mailbox.pending
         seen = b""
         if draft.dedup:
@@ -32,20 +40,26 @@ class Messages:
             first = place.get(seen)
             if first is not None and keys.number(first[8:]) > now:
                 return keys.number(first[:8]) or LATER, True
+        if mailbox.settings.max_msgs:
+            self._require_room(mailbox, draft.key, now)
         expires = now + draft.ttl * 1000 if draft.ttl else 0
-        value = keys.encode_message(
-            draft.code, now, expires, draft.hops, draft.reply, draft.sender, draft.lines, draft.payload
-        )
+        code, lines = draft.code | draft.receipts, draft.lines
+        if draft.key:
+            lines = KEY + b": " + draft.key + b"\r\n" + lines
+        if draft.key or draft.receipts:
+            code |= WATCHED
+        value = keys.encode_message(code, now, expires, draft.hops, draft.reply, draft.sender, lines, draft.payload)
         if draft.delay:
             msg_id = LATER
             mailbox.last_serial += 1
+            mailbox.delayed += 1
             due = now + draft.delay * 1000
             place.put(keys.delayed(mailbox.incarnation, mailbox.last_serial), value)
             entry = keys.u64(mailbox.incarnation) + keys.u64(mailbox.last_serial)
             self._schedule.add(place, due, keys.DUE_DELAYED, entry, mailbox.address.encode())
             self._mailboxes.touch(mailbox)
         else:
-            msg_id = self.append(mailbox, draft.code, expires, value)
+            msg_id = self.append(mailbox, code, expires, value, now)
         if draft.dedup:
             until = now + DEDUP_WINDOW
             place.put(seen, keys.u64(max(msg_id, 0)) + keys.u64(until))
@@ -53,31 +67,56 @@ class Messages:
         return msg_id, False
 
     def send_plain(self, mailbox: Mailbox, code: int, payload: bytes, now: int) -> int:
-        """Store a message that has nothing but a priority and a payload; gives its id."""
-        return self.append(mailbox, code, 0, keys.encode_plain(code, now, payload))
+        """Store a message that has nothing but a priority and a payload; gives its id. Mq9Error as `send`."""
+        if mailbox.settings.max_msgs:
+            self._require_room(mailbox, b"", now)
+        return self.append(mailbox, code, 0, keys.encode_plain(code, now, payload), now)
 
-    def append(self, mailbox: Mailbox, code: int, expires: int, value: bytes) -> int:
-        """Store an encoded message; gives its id. `expires` in ms, 0 none."""
-        tier = TIER_OF[code]
+    def append(self, mailbox: Mailbox, code: int, expires: int, value: bytes, now: int) -> int:
+        """Store an encoded message; gives its id. `code` is its first byte, `expires` in ms, 0 none."""
+        tier = TIER_OF[code & CODE]
         msg_id = mailbox.last_id = mailbox.last_id + 1
         place = mailbox.pending
         if mailbox.settings.latest:
-            self._replace(mailbox)
+            self._replace(mailbox, now)
             place.writes[keys.latest(mailbox.incarnation)] = keys.encode_latest(tier, msg_id, value)
         else:
             place.writes[mailbox.prefixes[tier] + msg_id.to_bytes(8, "big")] = value
+        if code >= WATCHED:
+            self._watch(mailbox, tier, msg_id, value, now)
         if not mailbox.counts[tier]:
             mailbox.heads[tier] = msg_id
         mailbox.tails[tier] = msg_id
         mailbox.counts[tier] += 1
         if expires:
             entry = _entry(mailbox, tier, msg_id)
-            self._schedule.add(place, expires, keys.DUE_MESSAGE, entry, mailbox.address.encode())
+            self._schedule.add(place, expires, _due_kind(value), entry, mailbox.address.encode())
         if mailbox.watchers or mailbox.waiters or mailbox.groups:
             mailbox.fresh.append((tier, msg_id, value))
-        if not mailbox.dirty:
-            self._mailboxes.touch(mailbox)
+        self._mailboxes.touch(mailbox)
         return msg_id
+
+    # room
+
+    def has_room(self, mailbox: Mailbox, key: bytes, now: int) -> bool:
+        """Whether one more message may be stored, one with this key."""
+        limit = mailbox.settings.max_msgs
+        if not limit or mailbox.count + mailbox.delayed < limit or mailbox.settings.latest:
+            return True
+        if key and mailbox.pending.get(keys.keyed(mailbox.incarnation, key)) is not None:
+            return True  # that of the older one
+        # what expired makes room before it is swept
+        return self._schedule.behind(now) and self.count(mailbox, now) + mailbox.delayed < limit
+
+    def _require_room(self, mailbox: Mailbox, key: bytes, now: int) -> None:
+        if not self.has_room(mailbox, key, now):
+            limit = mailbox.settings.max_msgs
+            raise Mq9Error(
+                f"the mailbox is full: it holds {limit} messages, its max_msgs; there is room when some of them are "
+                "deleted or expire" + (", or are acknowledged" if mailbox.settings.retain_ack else "")
+            )
+
+    # reading
 
     def read(self, mailbox: Mailbox, tier: int, after: int, upto: int) -> Iterator[tuple[int, bytes]]:
         """(id, encoded message) of a tier with after < id <= upto, in order, expired ones included."""
@@ -107,14 +146,7 @@ class Messages:
 
     def get(self, mailbox: Mailbox, tier: int, msg_id: int, now: int) -> bytes | None:
         """One message, encoded; None when it is gone or expired."""
-        if mailbox.settings.latest:
-            value = mailbox.pending.get(keys.latest(mailbox.incarnation))
-            if value is not None:
-                kept_tier, kept_id, value = keys.decode_latest(value)
-                if kept_id != msg_id or kept_tier != tier:
-                    return None
-        else:
-            value = mailbox.pending.get(mailbox.prefixes[tier] + keys.u64(msg_id))
+        value = self._stored(mailbox, tier, msg_id)
         return value if value is not None and (keys.expires_of(value) or NEVER) > now else None
 
     def count(self, mailbox: Mailbox, now: int) -> int:
@@ -137,27 +169,56 @@ class Messages:
                 return tier
         return None
 
+    # taking out
+
     def delete(self, mailbox: Mailbox, msg_id: int, now: int) -> bool:
         """Delete one message; whether it was there."""
         tier = self.tier_of(mailbox, msg_id, now)
-        if tier is None:
+        value = self.get(mailbox, tier, msg_id, now) if tier is not None else None
+        if tier is None or value is None:
             return False
-        value = self.get(mailbox, tier, msg_id, now)
-        expires = keys.expires_of(value) if value else 0
-        if expires:
-            self._schedule.remove(mailbox.pending, expires, keys.DUE_MESSAGE, _entry(mailbox, tier, msg_id))
-        self._remove(mailbox, tier, msg_id)
+        self.remove(mailbox, tier, msg_id, value)
+        if value[0] & EXPIRED:
+            self.lost(mailbox.address, msg_id, value, "deleted", now)
         return True
 
+    def remove(self, mailbox: Mailbox, tier: int, msg_id: int, value: bytes) -> None:
+        """Take out a stored message and everything that points at it."""
+        expires = keys.expires_of(value)
+        if expires:
+            self._schedule.remove(mailbox.pending, expires, _due_kind(value), _entry(mailbox, tier, msg_id))
+        self._remove(mailbox, tier, msg_id)
+        if value[0] >= WATCHED:
+            self._unpoint(mailbox, tier, msg_id, value)
+
     def expired(self, mailbox: Mailbox, tier: int, msg_id: int, now: int) -> None:
-        """A message's own time is over."""
-        if mailbox.settings.latest:
-            value = mailbox.pending.get(keys.latest(mailbox.incarnation))
-            present = value is not None and keys.decode_latest(value)[1] == msg_id
-        else:
-            present = mailbox.pending.get(mailbox.prefixes[tier] + keys.u64(msg_id)) is not None
-        if present:
+        """A message's own time is over. What is not watched is not read: an entry in the index of times goes with its
+        message, so it is there."""
+        if not mailbox.settings.latest:
             self._remove(mailbox, tier, msg_id)
+            return
+        value = mailbox.pending.get(keys.latest(mailbox.incarnation))
+        if value is not None and keys.decode_latest(value)[1] == msg_id:
+            self._remove(mailbox, tier, msg_id)
+
+    def watched_expired(self, mailbox: Mailbox, tier: int, msg_id: int, now: int) -> None:
+        """The same for a watched one."""
+        value = self._stored(mailbox, tier, msg_id)
+        if value is None:
+            return
+        self._remove(mailbox, tier, msg_id)
+        self._unpoint(mailbox, tier, msg_id, value)
+        self.lost(mailbox.address, msg_id, value, "ttl", now)
+
+    def abandoned(self, place: Pending, key: bytes, address: str, now: int) -> None:
+        """A message is left in a mailbox that ended and whose sender wanted to hear of it: `key` is that of `asked`."""
+        incarnation, tier, msg_id = keys.split_asked(key)
+        value = place.get(keys.messages(incarnation, tier) + keys.u64(msg_id))
+        latest = place.get(keys.latest(incarnation)) if value is None else None
+        if latest is not None and keys.decode_latest(latest)[1] == msg_id:
+            value = keys.decode_latest(latest)[2]
+        if value is not None:
+            self.lost(address, msg_id, value, "mailbox", now)
 
     def due(self, mailbox: Mailbox, serial: int, now: int) -> None:
         """A delayed message's time has come."""
@@ -166,20 +227,82 @@ class Messages:
         if value is None:
             return
         mailbox.pending.delete(key)
+        # (a record of an older version did not count them)
+        mailbox.delayed = max(mailbox.delayed - 1, 0)
         expires = keys.expires_of(value)
         if not expires or expires > now:
-            self.append(mailbox, value[0], expires, value)
+            self.append(mailbox, value[0], expires, value, now)
         else:
             self._mailboxes.touch(mailbox)
+            if value[0] & EXPIRED:
+                self.lost(mailbox.address, LATER, value, "ttl", now)
 
-    def _replace(self, mailbox: Mailbox) -> None:
-        """The newest of a mailbox of type latest gives way, with the appointment for its end."""
+    # what is watched
+
+    def unwatch(self, mailbox: Mailbox, tier: int, msg_id: int, value: bytes, receipt: int) -> None:
+        """A receipt has been sent, or is not due any more: note it in the stored message."""
+        left = bytes((value[0] & ~receipt,)) + value[1:]
+        if mailbox.settings.latest:
+            mailbox.pending.put(keys.latest(mailbox.incarnation), keys.encode_latest(tier, msg_id, left))
+        else:
+            mailbox.pending.put(mailbox.prefixes[tier] + keys.u64(msg_id), left)
+        if receipt == EXPIRED:
+            mailbox.pending.delete(keys.asked(mailbox.incarnation, tier, msg_id))
+        self._mailboxes.touch(mailbox)
+
+    def by_key(self, mailbox: Mailbox, key: bytes) -> tuple[int, int] | None:
+        """(tier, id) of the newest message with a key."""
+        if mailbox.settings.latest:
+            value = mailbox.pending.get(keys.latest(mailbox.incarnation))
+            tier, msg_id, encoded = keys.decode_latest(value) if value is not None else (0, 0, b"")
+            return (tier, msg_id) if encoded and keys.field_of(encoded, KEY) == key else None
+        found = mailbox.pending.get(keys.keyed(mailbox.incarnation, key))
+        return (found[0], keys.number(found[1:])) if found is not None else None
+
+    def _watch(self, mailbox: Mailbox, tier: int, msg_id: int, value: bytes, now: int) -> None:
+        place = mailbox.pending
+        if value[0] & EXPIRED:
+            place.put(keys.asked(mailbox.incarnation, tier, msg_id), mailbox.address.encode())
+        key = keys.field_of(value, KEY)
+        if not key or mailbox.settings.latest:
+            return
+        older = self.by_key(mailbox, key)
+        if older is not None:
+            before = self._stored(mailbox, *older)
+            if before is not None:
+                self.remove(mailbox, *older, before)
+                self.lost(mailbox.address, older[1], before, "replaced", now)
+        place.put(keys.keyed(mailbox.incarnation, key), bytes((tier,)) + keys.u64(msg_id))
+
+    def _unpoint(self, mailbox: Mailbox, tier: int, msg_id: int, value: bytes) -> None:
+        if value[0] & EXPIRED:
+            mailbox.pending.delete(keys.asked(mailbox.incarnation, tier, msg_id))
+        key = keys.field_of(value, KEY)
+        if key and self.by_key(mailbox, key) == (tier, msg_id):
+            mailbox.pending.delete(keys.keyed(mailbox.incarnation, key))
+
+    def _stored(self, mailbox: Mailbox, tier: int, msg_id: int) -> bytes | None:
+        """One message, expired or not."""
+        if not mailbox.settings.latest:
+            return mailbox.pending.get(mailbox.prefixes[tier] + keys.u64(msg_id))
+        value = mailbox.pending.get(keys.latest(mailbox.incarnation))
+        if value is not None:
+            kept_tier, kept_id, value = keys.decode_latest(value)
+            if kept_id != msg_id or kept_tier != tier:
+                return None
+        return value
+
+    def _replace(self, mailbox: Mailbox, now: int) -> None:
+        """The newest of a mailbox of type latest gives way, with all that points at it."""
         before = mailbox.pending.get(keys.latest(mailbox.incarnation)) if mailbox.count else None
         if before is not None:
             tier, msg_id, value = keys.decode_latest(before)
             expires = keys.expires_of(value)
             if expires:
-                self._schedule.remove(mailbox.pending, expires, keys.DUE_MESSAGE, _entry(mailbox, tier, msg_id))
+                self._schedule.remove(mailbox.pending, expires, _due_kind(value), _entry(mailbox, tier, msg_id))
+            if value[0] & EXPIRED:
+                mailbox.pending.delete(keys.asked(mailbox.incarnation, tier, msg_id))
+                self.lost(mailbox.address, msg_id, value, "replaced", now)
         mailbox.counts = [0, 0, 0, 0]
         mailbox.removals += 1
 
@@ -194,6 +317,14 @@ class Messages:
             mailbox.heads[tier] = msg_id + 1
         mailbox.fresh = [entry for entry in mailbox.fresh if entry[1] != msg_id] if mailbox.fresh else []
         self._mailboxes.touch(mailbox)
+
+
+def _due_kind(value: bytes) -> bytes:
+    return keys.DUE_WATCHED if value[0] >= WATCHED else keys.DUE_MESSAGE
+
+
+def _nobody_asked(address: str, msg_id: int, value: bytes, reason: str, now: int) -> None:
+    return
 
 
 def _entry(mailbox: Mailbox, tier: int, msg_id: int) -> bytes:

@@ -22,10 +22,17 @@ NORMAL = CODES["normal"]
 TIERS = (0, 1, 2, 3)
 TIER_NAMES = ("critical", "urgent", "normal", "low")
 
+#: A message's first byte is its priority code and, above it, the receipts its sender asked for. WATCHED: its end has
+#: to be looked at, because of a receipt or of a key.
+CODE = 0x07
+DELIVERED, ACKED, EXPIRED, DEAD, WATCHED = 0x08, 0x10, 0x20, 0x40, 0x80
+RECEIPTS = {"delivered": DELIVERED, "acked": ACKED, "expired": EXPIRED, "dead": DEAD}
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What CREATE fixed for the life of a mailbox. `ttl` and `ack_wait` in seconds; ttl 0 is no expiry."""
+    """What CREATE fixed for the life of a mailbox. `ttl` and `ack_wait` in seconds; 0 is no expiry, no limit.
+    `dead_letter` is a send-only address or a name, `subscribe` holds patterns without the broadcast prefix."""
 
     ttl: int = 86_400
     public: bool = False
@@ -33,6 +40,12 @@ class Settings:
     latest: bool = False
     memory: bool = False
     ack_wait: int = 60
+    explicit: bool = False
+    retain_ack: bool = False
+    max_deliver: int = 5
+    dead_letter: str = ""
+    max_msgs: int = 0
+    subscribe: tuple[str, ...] = ()
 
 
 class Message(NamedTuple):
@@ -51,7 +64,8 @@ class Message(NamedTuple):
 
 @dataclass(slots=True)
 class Draft:
-    """A message as its sender wants it: `ttl` and `delay` in seconds, `dedup` the Nats-Msg-Id, `sender` checked."""
+    """A message as its sender wants it: `ttl` and `delay` in seconds, `dedup` the Nats-Msg-Id, `sender` checked, `key`
+    that of which only the newest stays, `receipts` what its sender wants to hear of (DELIVERED and so on)."""
 
     payload: bytes = b""
     code: int = NORMAL
@@ -62,6 +76,8 @@ class Draft:
     ttl: int = 0
     delay: int = 0
     dedup: bytes = b""
+    key: bytes = b""
+    receipts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from mq9_broker.clock import Clock, SystemClock
 from mq9_broker.commit import Committer
 from mq9_broker.config import Config
 from mq9_broker.datadir import NEWER, NOT_USABLE, DataDir
+from mq9_broker.deadletters import DeadLetters
 from mq9_broker.dialects.native import Native
 from mq9_broker.errors import StartError, StoreError
 from mq9_broker.groups import Groups
@@ -32,6 +33,7 @@ from mq9_broker.jobs import Alarm
 from mq9_broker.mailboxes import Mailboxes
 from mq9_broker.messages import Messages
 from mq9_broker.model import Limits
+from mq9_broker.receipts import Receipts
 from mq9_broker.server import Server
 from mq9_broker.store import Batch, Store
 from mq9_broker.store.memory import MemoryStore
@@ -58,9 +60,10 @@ def build(
     """A broker without a listener. `loop` has call_soon and, for stores that return awaitables, is a running one."""
     mailboxes = Mailboxes(disk, memory, limits, random)
     messages = Messages(mailboxes)
-    groups = Groups(mailboxes, messages)
+    receipts = Receipts(mailboxes, messages)
+    groups = Groups(mailboxes, messages, receipts, DeadLetters(mailboxes, messages, receipts))
     board = Board(mailboxes)
-    hub = Hub(mailboxes, messages, groups, board, limits, Random())  # noqa: S311  whose turn it is, no secret
+    hub = Hub(mailboxes, messages, groups, receipts, board, limits, Random())  # noqa: S311  whose turn it is, no secret
     hub.now = clock.now()
     hub.dialect = Native(hub)
     sweep = Sweep(mailboxes, messages, groups, board)

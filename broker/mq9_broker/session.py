@@ -56,6 +56,7 @@ class Session:
 
     __slots__ = (
         "_by_subject",
+        "_claims",
         "_groups",
         "_max_pending",
         "_max_subscriptions",
@@ -125,6 +126,7 @@ class Session:
         self._other_wildcards = 0
         self.feeds: dict[Feed, None] = {}
         self._groups: WeakSet[Group] | None = None
+        self._claims: dict[bytes, tuple[Group, int]] | None = None
         self.waiters: dict[Any, None] = {}
         self._pings: deque[list[Confirmation]] | None = None
         self._pinged = 0
@@ -149,6 +151,13 @@ class Session:
         if self._groups is None:
             self._groups = WeakSet()
         self._groups.add(group)
+
+    @property
+    def claims(self) -> dict[bytes, tuple[Group, int]]:
+        """What it may acknowledge by subject: token to (group, msg_id)."""
+        if self._claims is None:
+            self._claims = {}
+        return self._claims
 
     @property
     def pings(self) -> deque[list[Confirmation]]:

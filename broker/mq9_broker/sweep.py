@@ -41,7 +41,7 @@ class Sweep:
             self._settle(place, kind, rest, value.decode(), when, now)
         left = STEP - len(taken)
         for place in self._mailboxes.places:
-            left = self._purge(place, left)
+            left = self._purge(place, left, now)
         self._mailboxes.unpurged = left <= 0
         return left <= 0
 
@@ -70,12 +70,14 @@ class Sweep:
             return
         if kind == keys.DUE_MESSAGE:
             self._messages.expired(mailbox, rest[8], keys.number(rest[9:]), now)
+        elif kind == keys.DUE_WATCHED:
+            self._messages.watched_expired(mailbox, rest[8], keys.number(rest[9:]), now)
         elif kind == keys.DUE_DELAYED:
             self._messages.due(mailbox, keys.number(rest[8:]), now)
         elif kind == keys.DUE_GROUP:
             self._groups.look(mailbox, rest[8:].decode(), now)
 
-    def _purge(self, place: Pending, left: int) -> int:
+    def _purge(self, place: Pending, left: int, now: int) -> int:
         remains = self._mailboxes.remains
         while left > 0:
             found = next(place.scan(remains[place], b"X" + _BEYOND), None)
@@ -85,16 +87,19 @@ class Sweep:
             first, last = keys.space(incarnation)
             counters = place.get(keys.counters(incarnation))
             many = counters is not None and sum(keys.decode_counters(counters)[9:13]) > _RANGE_ABOVE
+            start = self._reached[place]
+            # before a range goes at once, those who wanted to hear of a message in it are told
+            single = keys.all_asked(incarnation) if many else (first, last)
+            for key, value in place.scan(start if first < start < last else single[0], single[1]):
+                if key[9:10] == keys.ASKED:
+                    self._messages.abandoned(place, key, value.decode(), now)
+                place.delete(key)
+                left -= 1
+                if left <= 0:
+                    self._reached[place] = key
+                    return left
             if many:
                 place.delete_range(first, last)
-            else:
-                start = self._reached[place]
-                for key, _ in place.scan(start if first < start < last else first, last):
-                    place.delete(key)
-                    left -= 1
-                    if left <= 0:
-                        self._reached[place] = key
-                        return left
             place.delete(found[0])
             remains[place] = found[0] + b"\0"
             left -= 1

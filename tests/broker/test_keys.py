@@ -47,6 +47,8 @@ def test_a_mailbox_has_a_space_of_its_own(box: int, other: int, number: int, nam
         keys.dedup(box, keys.digest(data)),
         keys.delayed(box, number),
         keys.group(box, name),
+        keys.keyed(box, data),
+        keys.asked(box, number % 4, number),
         *(keys.messages(box, tier) + keys.u64(number) for tier in range(4)),
     ]
     first, last = keys.space(box)
@@ -67,12 +69,13 @@ def test_kinds_of_keys_do_not_mix() -> None:
         keys.due(1, keys.DUE_MAILBOX, b""),
         keys.purge(1),
         keys.capability(b"x"),
+        keys.broadcasts("a"),
         keys.counters(1),
     ]
-    assert [key[:1] for key in kinds] == [b"!", b"!", b"M", b"A", b"P", b"E", b"X", b"C", b"I"]
+    assert [key[:1] for key in kinds] == [b"!", b"!", b"M", b"A", b"P", b"E", b"X", b"C", b"B", b"I"]
 
 
-@given(moment, st.sampled_from([b"M", b"m", b"Z", b"D", b"G", b"C"]), st.binary(max_size=40))
+@given(moment, st.sampled_from([b"M", b"m", b"w", b"Z", b"D", b"G", b"C"]), st.binary(max_size=40))
 def test_what_is_due_comes_apart_again(when: int, kind: bytes, rest: bytes) -> None:
     assert keys.split_due(keys.due(when, kind, rest)) == (when, kind, rest)
 
@@ -112,6 +115,12 @@ def test_a_digest_stands_for_any_length() -> None:
         latest=st.booleans(),
         memory=st.booleans(),
         ack_wait=st.integers(1, 86_400),
+        explicit=st.booleans(),
+        retain_ack=st.booleans(),
+        max_deliver=st.integers(0, 100),
+        dead_letter=st.sampled_from(["", "graveyard"]),
+        max_msgs=st.integers(0, 100),
+        subscribe=st.lists(st.sampled_from(["a.*", "b.>"])).map(tuple),
     ),
 )
 def test_a_mailbox_round_trip(
@@ -119,6 +128,17 @@ def test_a_mailbox_round_trip(
 ) -> None:
     value = keys.encode_mailbox(number, expires, created, owner, renewed, settings)
     assert keys.decode_mailbox(value) == (number, expires, created, owner, renewed, settings)
+
+
+def test_a_mailbox_of_an_older_version() -> None:
+    value = (
+        b'{"i":7,"x":1,"c":2,"o":"","r":3,"ttl":5,"public":true,"desc":"d","latest":false,"memory":false,"ack_wait":9}'
+    )
+    assert keys.decode_mailbox(value) == (7, 1, 2, "", 3, Settings(ttl=5, public=True, desc="d", ack_wait=9))
+
+
+def test_what_is_usual_is_not_written() -> None:
+    assert keys.encode_mailbox(1, 2, 3, "", 4, Settings()) == b'{"i":1,"x":2,"c":3,"o":"","r":4}'
 
 
 _message = st.builds(
@@ -143,6 +163,22 @@ def test_a_message_round_trip(message: Message) -> None:
     assert value[0] == message.code
 
 
+@given(_message, st.integers(1, 31))
+def test_receipts_stand_above_the_priority(message: Message, flags: int) -> None:
+    value = keys.encode_message(message.code | flags << 3, *message[1:])
+    assert keys.decode_message(value) == message
+    assert value[0] >> 3 == flags
+
+
+def test_a_field_of_a_message() -> None:
+    value = keys.encode_message(3, 1, 0, None, b"r", b"s", b"a-mq9-key: no\r\nmq9-key: k: 1\r\nmq9-tags: a,b\r\n", b"x")
+    assert keys.field_of(value, b"mq9-key") == b"k: 1"
+    assert keys.field_of(value, b"mq9-tags") == b"a,b"
+    assert keys.field_of(value, b"mq9-dead-from") == b""
+    plain = keys.encode_plain(3, 1, b"\r\nmq9-key: payload\r\n")
+    assert keys.field_of(plain, b"mq9-key") == b""
+
+
 @given(st.integers(0, 5), moment, st.binary(max_size=60))
 def test_a_plain_message_is_one_without_anything_else(code: int, created: int, payload: bytes) -> None:
     plain = keys.encode_plain(code, created, payload)
@@ -160,14 +196,20 @@ def test_the_latest_message_round_trip(tier: int, msg_id: int, message: Message)
     assert keys.decode_latest(keys.encode_latest(tier, msg_id, value)) == (tier, msg_id, value)
 
 
-@given(st.lists(u64, min_size=15, max_size=15))
+@given(st.lists(u64, min_size=16, max_size=16))
 def test_counters_round_trip(values: list[int]) -> None:
     assert keys.decode_counters(keys.encode_counters(tuple(values))) == tuple(values)
 
 
 def test_counters_have_a_fixed_number() -> None:
-    with pytest.raises(Exception, match="pack expected 15 items"):
+    with pytest.raises(Exception, match="pack expected 16 items"):
         keys.encode_counters((1, 2, 3))
+
+
+def test_older_counters_lack_the_last() -> None:
+    older = keys.encode_counters(tuple(range(1, 17)))[:-8]
+    assert keys.decode_counters(older) == (*range(1, 16), 0)
+    assert keys.decode_counters(b"") == (0,) * 16
 
 
 _ids = st.lists(msg_id, max_size=6)

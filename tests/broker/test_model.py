@@ -57,7 +57,7 @@ class MailboxMachine(RuleBasedStateMachine):
         self.model = Model()
         self.serial = 0
         self.client: Client = self.broker.client()
-        self.owner = self.client.create(name="box", ttl=0, ack_wait=ACK_WAIT)["owner"]
+        self.owner = self.client.create(name="box", ttl=0, ack_wait=ACK_WAIT, max_deliver=0)["owner"]
         self.watcher: Client = self.broker.client()
         self.sid = self.watcher.subscribe("INBOX.box")
         self.watched: set[str] = set()

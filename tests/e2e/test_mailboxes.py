@@ -177,13 +177,26 @@ BAD_FIELDS: list[tuple[dict[str, Any], list[str]]] = [
     ({"storage": True}, ["storage"]),
     ({"retain": "forever"}, ["retain", "forever"]),
     ({"ack": "maybe"}, ["ack", "maybe"]),
-    # known, but not offered yet
-    ({"ack": "explicit"}, ["ack", "explicit"]),
-    ({"max_deliver": 5}, ["max_deliver"]),
-    ({"dead_letter": "dead"}, ["dead_letter"]),
-    ({"retain": "ack"}, ["retain", "ack"]),
-    ({"max_msgs": 10}, ["max_msgs"]),
-    ({"subscribe": ["pipeline.*"]}, ["subscribe"]),
+    ({"ack_wait": 0}, ["ack_wait", "0"]),
+    ({"max_deliver": -1}, ["max_deliver", "-1"]),
+    ({"max_deliver": "many"}, ["max_deliver", "many"]),
+    ({"dead_letter": "dead"}, ["dead_letter", "dead", "does not exist"]),
+    ({"dead_letter": "m-" + "a" * 26}, ["dead_letter", "send-only"]),
+    ({"dead_letter": 5}, ["dead_letter", "5"]),
+    ({"max_msgs": -10}, ["max_msgs", "-10"]),
+    ({"max_msgs": 1.5}, ["max_msgs", "1.5"]),
+    ({"subscribe": "pipeline.*"}, ["subscribe", "pipeline.*"]),
+    ({"subscribe": ["*.done"]}, ["subscribe", "*.done", "wildcard"]),
+    ({"subscribe": [">"]}, ["subscribe", "wildcard"]),
+    ({"subscribe": ["pipeline"]}, ["subscribe", "pipeline.>"]),
+    ({"subscribe": ["$mq9.AI.BROADCAST.pipeline.*"]}, ["subscribe", "leave out"]),
+    ({"subscribe": ["a..b"]}, ["subscribe", "a..b"]),
+    ({"subscribe": ["a.b c"]}, ["subscribe", "a.b c"]),
+    ({"subscribe": ["a.>.b"]}, ["subscribe", "a.>.b"]),
+    ({"subscribe": ["a." + "b" * 300]}, ["subscribe", "302"]),
+    ({"subscribe": [""]}, ["subscribe"]),
+    ({"subscribe": ["a.b", 5]}, ["subscribe", "5"]),
+    ({"subscribe": [f"a.{number}" for number in range(9)]}, ["subscribe", "9", "8"]),
 ]
 
 
@@ -196,7 +209,7 @@ async def test_bad_fields_are_refused_by_name(peer: Peer, fields: dict[str, Any]
 
 async def test_a_refused_create_made_nothing(peer: Peer) -> None:
     name = fresh_name()
-    assert set(await peer.ask("MAILBOX.CREATE", {"name": name, "public": True, "max_msgs": 1})) == {"error"}
+    assert set(await peer.ask("MAILBOX.CREATE", {"name": name, "public": True, "max_msgs": -1})) == {"error"}
     assert (await peer.create(name=name, public=True))["is_new"] is True
 
 

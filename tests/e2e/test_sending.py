@@ -119,10 +119,11 @@ BAD_HEADERS = [
     ({"mq9-hops": "many"}, ["mq9-hops", "many"]),
     ({"mq9-from": NOBODY}, ["mq9-from"]),
     ({"mq9-from": "someone"}, ["mq9-from", "someone"]),
-    # known, but not offered yet
-    ({"mq9-key": "k"}, ["mq9-key"]),
-    ({"mq9-tags": "a,b"}, ["mq9-tags"]),
-    ({"mq9-receipt": "read"}, ["mq9-receipt"]),
+    ({"mq9-key": ""}, ["mq9-key", "empty"]),
+    ({"mq9-tags": ""}, ["mq9-tags"]),
+    ({"mq9-tags": "a,,b"}, ["mq9-tags", "a,,b"]),
+    ({"mq9-receipt": "read"}, ["mq9-receipt", "read", "delivered, acked, expired, dead"]),
+    ({"mq9-receipt": "acked"}, ["mq9-receipt", "mq9-from"]),
 ]
 
 

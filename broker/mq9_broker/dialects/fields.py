@@ -28,12 +28,6 @@ class Fields:
             raise Mq9Error(f"the request must be a JSON object, not {_kind(values)}")
         return cls(values)
 
-    def refuse(self, names: tuple[str, ...]) -> None:
-        """Refuse fields that belong to a later version, by name: never accepted and ignored."""
-        for name in names:
-            if self._values.get(name) is not None:
-                raise Mq9Error(f"{name} is not supported by this version of the broker")
-
     def has(self, name: str) -> bool:
         return self._values.get(name) is not None
 
@@ -69,10 +63,8 @@ class Fields:
             raise Mq9Error(f"{name} holds half of a surrogate pair, which is not text") from None
         return value
 
-    def choice(self, name: str, allowed: tuple[str, ...], later: tuple[str, ...] = ()) -> str:
+    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
         value = self.text(name, allowed[0])
-        if value in later:
-            raise Mq9Error(f"{name} {value!r} is not supported by this version of the broker")
         if value not in allowed:
             raise Mq9Error(f"{name} must be {' or '.join(allowed)}, not {_shown(value)}")
         return value
@@ -87,6 +79,17 @@ class Fields:
         if len(value) > 10_000:
             raise Mq9Error(f"{name} has {len(value)} msg_ids, allowed are 10000 at a time")
         return value
+
+    def texts(self, name: str, most: int) -> list[str]:
+        """A list of at most so many strings; empty when absent."""
+        value = self._values.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
+            raise Mq9Error(f"{name} must be a list of strings, not {_shown(value)}")
+        if len(value) > most:
+            raise Mq9Error(f"{name} has {len(value)} entries, allowed are {most}")
+        return [Fields({name: text}).text(name) for text in value]
 
     def nested(self, name: str) -> Fields:
         value = self._values.get(name)

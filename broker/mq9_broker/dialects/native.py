@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from mq9_broker import addresses, headers
 from mq9_broker.board import SUBJECT as CAPABILITY
+from mq9_broker.dialects.acks import Acknowledger
 from mq9_broker.dialects.fields import Fields
 from mq9_broker.dialects.reading import Fetch, Reader
 from mq9_broker.errors import Mq9Error
 from mq9_broker.feeds import listing
 from mq9_broker.hub import Hub
 from mq9_broker.mailboxes import Mailbox, require_ttl
-from mq9_broker.model import CODES, NEVER, NORMAL, PREFIX, TIER_OF, TIERS, WORDS, Draft, Settings
+from mq9_broker.messages import EXAMINED
+from mq9_broker.model import CODES, NEVER, NORMAL, PREFIX, RECEIPTS, TIER_OF, TIERS, WORDS, Draft, Settings
+from mq9_broker.patterns import MAX_PATTERNS, check_patterns
 from mq9_broker.session import Session
 
 _PREFIX = PREFIX.encode()
 _ROUTES = 8192
 _LONGEST_ROUTE = 192
-_LATER_FIELDS = ("max_deliver", "dead_letter", "max_msgs", "subscribe")
-_LATER_HEADERS = ("mq9-key", "mq9-tags", "mq9-receipt")
-_OURS = ("mq9-priority", "mq9-ttl", "mq9-delay", "mq9-hops", "mq9-from", "nats-msg-id", *_LATER_HEADERS)
+_OURS = (
+    *("mq9-priority", "mq9-ttl", "mq9-delay", "mq9-hops", "mq9-from", "mq9-key", "mq9-tags", "mq9-receipt"),
+    "nats-msg-id",
+)
 _BROKER_ONLY = ("mq9-msg-id", "mq9-time", "mq9-expires", "mq9-deliveries", "mq9-subject", "mq9-reply-to")
 #: A hundred years: no longer time is meant.
 _SECONDS = 3_155_760_000
+_MOST = 1_000_000_000
+#: So many mailboxes store a broadcast at the most.
+_KEEPERS = 1000
+_FROM = re.compile(rb"(?im)^(mq9-from:[ \t]*)(m-[a-z2-7]{26})")
 
 
 Operation = Callable[["Request"], bytes | None]
@@ -69,6 +79,7 @@ class Native:
         self._mailboxes = hub.mailboxes
         self._messages = hub.messages
         self._reader = Reader(hub)
+        self._acknowledger = Acknowledger(hub)
         self._routes: dict[bytes, Route] = {}
         self._operations: dict[tuple[str, str], Operation | None] = {
             ("MAILBOX", "QUERY"): self._query,
@@ -122,8 +133,8 @@ class Native:
 
     def _route(self, subject: bytes) -> Route:
         route = self._parse(subject)
-        # only broadcasts can be long, and they need not be remembered
-        if len(subject) <= _LONGEST_ROUTE:
+        # only broadcasts can be long, and they need not be remembered; an ack subject comes once
+        if len(subject) <= _LONGEST_ROUTE and route.operate != self._acknowledge:
             if len(self._routes) >= _ROUTES:
                 self._routes.clear()
             self._routes[subject] = route
@@ -135,6 +146,8 @@ class Native:
         verb, _, address = rest.partition(".")
         if family == "BROADCAST" and verb and address:
             return Route(self._broadcast, text)
+        if family == "ACK" and rest:
+            return Route(self._acknowledge, text)
         if text == PREFIX + "PUBLIC.LIST":
             return Route(self._list)
         if text == PREFIX + "MAILBOX.CREATE":
@@ -248,7 +261,12 @@ class Native:
             if name in seen:
                 raise Mq9Error(f"header {name} is given twice")
             seen.add(name)
-            self._header(draft, name, value, now)
+            if name == "mq9-tags":
+                kept.append(b"mq9-tags: " + ",".join(_tags(value)).encode() + b"\r\n")
+            else:
+                self._header(draft, name, value, now)
+        if draft.receipts and not draft.sender:
+            raise Mq9Error("header mq9-receipt needs mq9-from, the mail_id or owner address that receipts go to")
         draft.lines = b"".join(kept)
         return draft
 
@@ -273,25 +291,75 @@ class Native:
                 shown = "that address" if addresses.is_secret(value) else repr(value[:60])
                 raise Mq9Error(f"header mq9-from: {shown} is not the mail_id or owner address of a living mailbox")
             draft.sender = mailbox.address.encode()
+        elif name == "mq9-key":
+            if not value:
+                raise Mq9Error("header mq9-key is empty")
+            draft.key = value.encode()
         else:
-            raise Mq9Error(f"header {name} is not supported by this version of the broker")
+            for event in value.split(","):
+                if event.strip() not in RECEIPTS:
+                    raise Mq9Error(
+                        f"header mq9-receipt: unknown event {event.strip()[:60]!r}, use {', '.join(RECEIPTS)}"
+                    )
+                draft.receipts |= RECEIPTS[event.strip()]
 
     def _broadcast(self, request: Request) -> None:
+        hub, header = self._hub, request.header
         subject = request.route.shown.encode()
-        if subject == CAPABILITY and not self._hub.refusing:
-            self._hub.board.declare(request.payload, request.now)
-        self._hub.route(request.session, subject, request.reply, request.header, request.payload)
+        if b"mq9-from" in header.lower():
+            # nobody is shown a secret, here neither
+            header = _FROM.sub(self._shareable, header)
+        if not hub.refusing:
+            if subject == CAPABILITY:
+                hub.board.declare(request.payload, request.now)
+            self._keep_broadcast(request)
+        hub.route(request.session, subject, request.reply, header, request.payload)
+
+    def _keep_broadcast(self, request: Request) -> None:
+        """Store a broadcast into the mailboxes that want it and have room."""
+        now = request.now
+        draft: Draft | None = None
+        kept: set[Mailbox] = set()
+        wanted = self._mailboxes.patterns.matching(request.route.shown[len(PREFIX) + len("BROADCAST.") :])
+        for address in islice(wanted, EXAMINED):
+            if draft is None:
+                draft = self._broadcast_draft(request)
+            mailbox = self._mailboxes.find(address, now)
+            if mailbox is None or mailbox in kept or not self._messages.has_room(mailbox, draft.key, now):
+                continue
+            self._messages.send(mailbox, draft, now)
+            kept.add(mailbox)
+            if len(kept) >= _KEEPERS:
+                return
+
+    def _broadcast_draft(self, request: Request) -> Draft:
+        """A broadcast as it is stored. It is pub/sub in the first place, which takes any headers: where those that are
+        ours would be refused in a message they do not count."""
+        try:
+            draft = self._draft(request.header, request.now)
+        except Mq9Error:
+            lines = [line for line in request.header.split(b"\r\n") if not line.lower().startswith(b"mq9-")]
+            try:
+                draft = self._draft(b"\r\n".join(lines), request.now)
+            except Mq9Error:
+                draft = Draft()
+        draft.lines = b"mq9-subject: " + request.route.shown.encode() + b"\r\n" + draft.lines
+        draft.payload = request.payload
+        draft.reply = request.reply if request.reply.startswith(_PREFIX) else b""
+        return draft
+
+    def _shareable(self, line: re.Match[bytes]) -> bytes:
+        mailbox = self._mailboxes.find(addresses.send_only(line[2].decode()), self._hub.now)
+        return line[1] + (mailbox.address if mailbox is not None else addresses.send_only(line[2].decode())).encode()
 
     # mailboxes
 
     def _create(self, request: Request) -> bytes:
         fields = Fields.parse(request.payload)
-        fields.refuse(_LATER_FIELDS)
-        fields.choice("retain", ("ttl",), later=("ack",))
-        fields.choice("ack", ("none",), later=("explicit",))
         limits = self._hub.limits
         ttl = require_ttl(fields.integer("ttl", min(86_400, limits.max_ttl or 86_400), 0, _SECONDS), limits)
         public, name = fields.boolean("public"), fields.text("name", limit=4096)
+        dead_letter = fields.text("dead_letter", limit=4096)
         settings = Settings(
             ttl=ttl,
             public=public,
@@ -299,6 +367,11 @@ class Native:
             latest=fields.choice("type", ("standard", "latest")) == "latest",
             memory=fields.choice("storage", ("disk", "memory")) == "memory",
             ack_wait=fields.integer("ack_wait", 60, 1, 86_400),
+            explicit=fields.choice("ack", ("none", "explicit")) == "explicit",
+            retain_ack=fields.choice("retain", ("ttl", "ack")) == "ack",
+            max_deliver=fields.integer("max_deliver", 5, 0, _MOST),
+            max_msgs=fields.integer("max_msgs", 0, 0, _MOST),
+            subscribe=check_patterns(fields.texts("subscribe", MAX_PATTERNS)),
         )
         if public and not name:
             raise Mq9Error("a public mailbox needs a name: give one, or leave out public for a private mailbox")
@@ -312,6 +385,8 @@ class Native:
             if existing is not None:
                 self._mailboxes.prolong(existing, ttl, now)
                 return _json(self._created(existing, name, False))
+        if dead_letter:
+            settings = replace(settings, dead_letter=self._hub.groups.dead_letters.check(dead_letter, name, now))
         mailbox, secret = self._mailboxes.create(name, settings, now)
         reply = self._created(mailbox, name or secret, True)
         if name:
@@ -383,6 +458,11 @@ class Native:
         fetch = Fetch(self._reader, request.session, request.reply, mailbox, request.route.shown, fields, request.now)
         return self._reader.fetch(fetch, request.now)
 
+    def _acknowledge(self, request: Request) -> bytes:
+        return self._acknowledger.acknowledge(
+            request.session, request.route.shown.encode(), request.payload, request.now
+        )
+
     def _ack(self, request: Request) -> bytes:
         mailbox = self._readable(request.route, request.now)
         self._writable()
@@ -395,6 +475,13 @@ def _no_answer(reply: bytes) -> Mq9Error:
 
 def _missing(shown: str) -> Mq9Error:
     return Mq9Error(f"mailbox {shown} does not exist")
+
+
+def _tags(value: str) -> list[str]:
+    tags = [tag.strip() for tag in value.split(",")]
+    if not all(tags):
+        raise Mq9Error(f"header mq9-tags must be tags with commas between them, not {value[:60]!r}")
+    return tags
 
 
 def _number(name: str, value: str, highest: int) -> int:

@@ -12,8 +12,8 @@ from mq9_broker.errors import Mq9Error
 from mq9_broker.groups import MAX_WAITING, Group, check_acknowledge, check_group
 from mq9_broker.hub import Hub
 from mq9_broker.mailboxes import Mailbox
-from mq9_broker.messages import EXAMINED
-from mq9_broker.model import NEVER, TIER_NAMES, TIERS, WORDS, Message
+from mq9_broker.messages import EXAMINED, TAGS
+from mq9_broker.model import NEVER, TIER_NAMES, TIERS, WATCHED, WORDS, Message
 from mq9_broker.session import Session
 from mq9_broker.timers import Timer
 
@@ -29,6 +29,7 @@ class Fetch:
         "_after",
         "_reader",
         "_wanted",
+        "given",
         "group",
         "holder",
         "mailbox",
@@ -67,6 +68,8 @@ class Fetch:
         name, member = fields.text("group_name", limit=4096), fields.text("member", limit=256)
         done = fields.ids("ack") or []
         self.named = bool(member)
+        #: what the last look leased
+        self.given: list[int] = []
         self.holder = (session, member)
         self.group: Group | None = None
         if name:
@@ -93,22 +96,28 @@ class Fetch:
                     continue
                 if examined > EXAMINED or not page.add(as_json(msg_id, value)):
                     return page.found, True
+                if value[0] >= WATCHED:
+                    self._reader.hub.delivered(self.mailbox, "", msg_id, value)
         return page.found, False
 
     def _of_group(self, group: Group, upto: int, now: int) -> tuple[list[bytes], bool]:
         page = Page(self._reader.room, self._wanted)
+        self.given = []
         deadline = now + self.mailbox.settings.ack_wait * 1000
         if self.named:
             for _, msg_id, value in group.held(self.holder, now, deadline):
-                if not page.add(as_json(msg_id, value, group.deliveries[msg_id])):
+                if not page.add(as_json(msg_id, value, group.leases.deliveries[msg_id])):
                     return page.found, True
         wanted = min(page.left + 1, group.room)
         for tier, msg_id, value in group.take(TIERS, wanted, upto, now):
-            deliveries = group.deliveries.get(msg_id, 0) + 1
+            deliveries = group.leases.deliveries.get(msg_id, 0) + 1
             if not page.add(as_json(msg_id, value, deliveries)):
                 group.give_back(tier, msg_id)
                 return self._leased(group, page, deadline), True
             group.lease(tier, msg_id, self.holder, deadline)
+            self.given.append(msg_id)
+            if value[0] >= WATCHED:
+                self._reader.hub.delivered(self.mailbox, group.name, msg_id, value)
         return self._leased(group, page, deadline), group.room <= 0 and group.has_more(TIERS, upto, now)
 
     def _leased(self, group: Group, page: Page, deadline: int) -> list[bytes]:
@@ -156,7 +165,7 @@ class Reader:
         self.room = hub.limits.max_payload - _REST
 
     def query(self, mailbox: Mailbox, fields: Fields, now: int) -> bytes:
-        fields.refuse(("key", "tags"))
+        key, tags = fields.text("key", limit=65_536).encode(), fields.texts("tags", 100)
         limit = fields.integer("limit", 100, 0, 1000)
         since = fields.integer("since", 0, 0, _MAX_ID) * 1000
         tier, after = _cursor(fields.text("after", limit=64))
@@ -169,17 +178,24 @@ class Reader:
         page = Page(self.room, limit)
         following = ""
         examined = 0
-        while tier < len(TIERS) and limit and not following:
+        only = self.messages.by_key(mailbox, key) if key else None
+        while tier < len(TIERS) and limit and not following and (only or not key):
             last = after
-            for msg_id, value in self.messages.read(mailbox, tier, after, mailbox.last_id):
+            start, upto = after, mailbox.last_id
+            if only is not None:
+                start, upto = (max(after, only[1] - 1), only[1]) if tier == only[0] else (0, 0)
+            for msg_id, value in self.messages.read(mailbox, tier, start, upto):
                 examined += 1
                 if examined > EXAMINED:
                     following = f"{tier}.{last}"
                     break
                 expires, created = keys.expires_of(value) or NEVER, keys.created_of(value)
-                if expires > now and created >= since and not page.add(as_json(msg_id, value)):
-                    following = f"{tier}.{last}"
-                    break
+                if expires > now and created >= since and (not tags or _tagged(value, tags)):
+                    if not page.add(as_json(msg_id, value)):
+                        following = f"{tier}.{last}"
+                        break
+                    if value[0] >= WATCHED:
+                        self.hub.delivered(mailbox, "", msg_id, value)
                 last = msg_id
             tier, after = tier + 1, 0
         tail = f',"next":"{following}"' if following else ""
@@ -192,6 +208,8 @@ class Reader:
         if not fetch.reply:
             return None  # nothing is leased to nobody
         found, more = fetch.collect(upto, now)
+        if fetch.group is not None and fetch.given:
+            self.hub.leased.append((fetch.group, fetch.given))
         if found or not fetch.wait_ms:
             return self.fetched(fetch, found, more, upto, now)
         self.hub.wait(fetch, now + fetch.wait_ms)
@@ -214,7 +232,7 @@ class Reader:
             raise Mq9Error(f"group {name} does not exist: it begins with a FETCH or a queue subscription")
         holder = (session, member)
         if listed is None:
-            group.acknowledge_upto(upto, holder)
+            group.acknowledge_upto(upto, holder, now)
         else:
             check_acknowledge(group, mailbox, listed, holder)
             for msg_id in listed:
@@ -260,6 +278,12 @@ def _headers(message: Message, deliveries: int) -> dict[str, str | list[str]] | 
     if deliveries:
         pairs.append(("mq9-deliveries", str(deliveries)))
     return headers.as_mapping(pairs)
+
+
+def _tagged(value: bytes, tags: list[str]) -> bool:
+    """Whether an encoded message has all of these."""
+    has = keys.field_of(value, TAGS).decode().split(",")
+    return all(tag in has for tag in tags)
 
 
 def _cursor(text: str) -> tuple[int, int]:

@@ -1,0 +1,134 @@
+"""Leases: which messages of a group are out, with whom, until when, and how often each was given out.
+
+All of it is in memory. A lease ends by an acknowledgement, by its time, or with its connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mq9_broker.model import NEVER
+
+if TYPE_CHECKING:
+    from mq9_broker.groups import Group
+
+#: 128 bits: nobody guesses where another one's message is acknowledged.
+_TOKEN_BYTES = 16
+
+
+class Connection(Protocol):
+    """Whoever holds leases. `claims` is what it may acknowledge by subject: token to (group, msg_id)."""
+
+    @property
+    def claims(self) -> dict[bytes, tuple[Group, int]]: ...
+
+
+#: (connection, member). A message that was put off is nobody's: PUT_OFF.
+Holder = tuple[Any, Hashable]
+PUT_OFF: Holder = (None, None)
+
+
+@dataclass(slots=True)
+class Lease:
+    """A message that is out: `holder` is (connection, member), `deadline` in ms."""
+
+    tier: int
+    holder: Holder
+    deadline: int
+
+
+class Leases:
+    """The leases of one group, in the order in which they were given."""
+
+    __slots__ = ("_claims", "_random", "deliveries", "out")
+
+    def __init__(self, random: Callable[[int], bytes]) -> None:
+        self._random = random
+        # the one under which a message may be acknowledged, and the connection that knows it
+        self._claims: dict[int, tuple[Connection, bytes]] = {}
+        self.out: dict[int, Lease] = {}
+        #: how often a message was given out that is not done
+        self.deliveries: dict[int, int] = {}
+
+    def begin(self, msg_id: int, tier: int, holder: Holder, deadline: int) -> int:
+        """Lease a message; gives how often it has been given out, this time included."""
+        self.out[msg_id] = Lease(tier, holder, deadline)
+        count = self.deliveries[msg_id] = self.deliveries.get(msg_id, 0) + 1
+        return count
+
+    def end(self, msg_id: int) -> Lease | None:
+        """It is not out any more; its deliveries stay counted."""
+        return self.out.pop(msg_id, None)
+
+    def undo(self, msg_id: int) -> Lease | None:
+        """It was never given out: the answer that said so did not go out."""
+        count = self.deliveries.get(msg_id, 0)
+        if count > 1:
+            self.deliveries[msg_id] = count - 1
+        else:
+            self.deliveries.pop(msg_id, None)
+        return self.end(msg_id)
+
+    def forget(self, msg_id: int) -> None:
+        """It is done."""
+        self.out.pop(msg_id, None)
+        self.deliveries.pop(msg_id, None)
+        if self._claims:
+            self._drop_claim(msg_id)
+
+    def prolong(self, msg_id: int, deadline: int) -> None:
+        """Let a lease end later; it counts as the newest."""
+        lease = self.out.pop(msg_id)
+        lease.deadline = deadline
+        self.out[msg_id] = lease
+
+    def held_by_other(self, msg_id: int, holder: Holder) -> bool:
+        """Whether somebody else has it."""
+        lease = self.out.get(msg_id)
+        return lease is not None and lease.holder not in (holder, PUT_OFF)
+
+    def of(self, holder: Holder) -> list[int]:
+        """What a holder has."""
+        return [msg_id for msg_id, lease in self.out.items() if lease.holder == holder]
+
+    def of_connection(self, connection: Connection) -> list[int]:
+        """What a connection has, whichever member; it can acknowledge none of it any more."""
+        for msg_id in [msg_id for msg_id, claim in self._claims.items() if claim[0] is connection]:
+            self._drop_claim(msg_id)
+        return [msg_id for msg_id, lease in self.out.items() if lease.holder[0] is connection]
+
+    def due(self, now: int) -> list[int]:
+        """Those whose time is over."""
+        return [msg_id for msg_id, lease in self.out.items() if lease.deadline <= now]
+
+    @property
+    def next(self) -> int:
+        """When the first one ends by its time, 0 when none does."""
+        return min((lease.deadline for lease in self.out.values() if lease.deadline < NEVER), default=0)
+
+    # acknowledging by subject
+
+    def claim(self, group: Group, msg_id: int, connection: Connection) -> bytes:
+        """The token under which this connection may acknowledge a message, until it is done or another connection
+        gets one: whoever is late, but still the last who had it, may say so."""
+        known = self._claims.get(msg_id)
+        if known is not None:
+            if known[0] is connection:
+                return known[1]
+            self._drop_claim(msg_id)
+        token = self._random(_TOKEN_BYTES).hex().encode()
+        connection.claims[token] = group, msg_id
+        self._claims[msg_id] = connection, token
+        return token
+
+    def close(self) -> None:
+        """Nothing of the group can be acknowledged any more."""
+        for msg_id in list(self._claims):
+            self._drop_claim(msg_id)
+
+    def _drop_claim(self, msg_id: int) -> None:
+        known = self._claims.pop(msg_id, None)
+        if known is not None:
+            known[0].claims.pop(known[1], None)
