@@ -217,7 +217,7 @@ class Member(MailboxFeed):
         else:
             self.out += 1
             session.unconfirmed.append((group, msg_id, subscription))
-        deliveries = group.lease(tier, msg_id, (session, subscription), deadline)
+        deliveries = group.leases.begin(msg_id, tier, (session, subscription), deadline)
         session.send(frame(subscription, self.form, self.bare, msg_id, value, deliveries, ack))
         if value[0] >= WATCHED:
             session.hub.delivered(self.mailbox, group.name, msg_id, value)

@@ -140,10 +140,6 @@ class Group:
         """Return what was taken and not leased."""
         heappush(self._returned[tier], msg_id)
 
-    def lease(self, tier: int, msg_id: int, holder: Holder, deadline: int) -> int:
-        """Lease what was taken; gives how often it has been delivered, this time included."""
-        return self.leases.begin(msg_id, tier, holder, deadline)
-
     def held(self, holder: Holder, now: int, deadline: int) -> Iterator[tuple[int, int, bytes]]:
         """What a member has and has not acknowledged, in priority order, its leases prolonged to `deadline`."""
         mine = [(self.leases.out[msg_id].tier, msg_id) for msg_id in self.leases.of(holder)]
@@ -166,12 +162,21 @@ class Group:
 
     # taking back
 
-    def acknowledge(self, msg_id: int, now: int) -> None:
-        """Done with a message that `check_acknowledge` allowed."""
-        tier = self._holes.get(msg_id)
-        if tier is not None:
-            self._finish(tier, msg_id, now)
-            return
+    def acknowledge(self, msg_ids: list[int], now: int) -> None:
+        """Done with messages that `check_acknowledge` allowed."""
+        holes, forget = self._holes, self.leases.forget
+        for msg_id in msg_ids:
+            tier = holes.get(msg_id)
+            if tier is None:
+                self._acknowledge_ahead(msg_id, now)
+                continue
+            if self._consumes or msg_id in self._asked:
+                self._settle(tier, msg_id, now)
+            del holes[msg_id]
+            forget(msg_id)
+        self._change()
+
+    def _acknowledge_ahead(self, msg_id: int, now: int) -> None:
         tier = self._messages.tier_of(self.mailbox, msg_id, now)
         if tier is None or msg_id <= self._upto[tier]:
             return
@@ -179,7 +184,6 @@ class Group:
         if not self._consumes:
             self._ahead[msg_id] = tier
         self._counted_at = -1
-        self._change()
 
     def acknowledge_upto(self, msg_id: int, holder: Holder, now: int) -> int:
         """Done with everything leased to the holder up to `msg_id`, in the order of delivery; gives how many."""
@@ -187,8 +191,7 @@ class Group:
         if msg_id not in held:
             raise Mq9Error(f"message {msg_id} is not leased to this member of group {self.name}")
         done = held[: held.index(msg_id) + 1]
-        for leased in done:
-            self._finish(self._holes[leased], leased, now)
+        self.acknowledge(done, now)
         return len(done)
 
     def confirm(self, msg_id: int, holder: Holder, now: int) -> bool:
@@ -196,7 +199,7 @@ class Group:
         lease = self.leases.out.get(msg_id)
         if lease is None or lease.holder != holder:
             return False
-        self._finish(lease.tier, msg_id, now)
+        self.acknowledge([msg_id], now)
         return True
 
     def release(self, msg_id: int) -> None:
@@ -404,13 +407,9 @@ class Group:
         entry = keys.u64(mailbox.incarnation) + self.name.encode()
         self._schedule.add(mailbox.pending, when + _LOOK_AGAIN, keys.DUE_GROUP, entry, mailbox.address.encode())
 
-    def _finish(self, tier: int, msg_id: int, now: int) -> None:
-        if self._consumes or msg_id in self._asked:
-            self._settle(tier, msg_id, now)
-        self._forget(msg_id)
-
     def _settle(self, tier: int, msg_id: int, now: int) -> None:
         """What an acknowledgement means beside the group: a receipt, and the end of what is not retained."""
+        self._asked.discard(msg_id)
         value = self._messages.get(self.mailbox, tier, msg_id, now)
         if value is None:
             return

@@ -44,6 +44,8 @@ class Mailbox:
         "incarnation",
         "last_id",
         "last_serial",
+        "latest",
+        "max_msgs",
         "owner",
         "pending",
         "prefixes",
@@ -84,6 +86,9 @@ class Mailbox:
         self.delayed = 0
         self.counted = False
 
+        # (of the settings, because every send asks)
+        self.latest = settings.latest
+        self.max_msgs = settings.max_msgs
         self.pending = pending
         self.prefixes = tuple(keys.messages(incarnation, tier) for tier in TIERS)
         self.visible = 0

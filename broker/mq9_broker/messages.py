@@ -19,6 +19,7 @@ EXAMINED = 10_000
 #: Headers of a stored message that the broker looks at.
 KEY = b"mq9-key"
 TAGS = b"mq9-tags"
+_TIER_OF_BYTE = tuple(TIER_OF[byte & CODE] if byte & CODE < len(TIER_OF) else -1 for byte in range(256))
 
 
 class Messages:
@@ -40,7 +41,7 @@ class Messages:
             first = place.get(seen)
             if first is not None and keys.number(first[8:]) > now:
                 return keys.number(first[:8]) or LATER, True
-        if mailbox.settings.max_msgs:
+        if mailbox.max_msgs:
             self._require_room(mailbox, draft.key, now)
         expires = now + draft.ttl * 1000 if draft.ttl else 0
         code, lines = draft.code | draft.receipts, draft.lines
@@ -68,16 +69,16 @@ class Messages:
 
     def send_plain(self, mailbox: Mailbox, code: int, payload: bytes, now: int) -> int:
         """Store a message that has nothing but a priority and a payload; gives its id. Mq9Error as `send`."""
-        if mailbox.settings.max_msgs:
+        if mailbox.max_msgs:
             self._require_room(mailbox, b"", now)
         return self.append(mailbox, code, 0, keys.encode_plain(code, now, payload), now)
 
     def append(self, mailbox: Mailbox, code: int, expires: int, value: bytes, now: int) -> int:
         """Store an encoded message; gives its id. `code` is its first byte, `expires` in ms, 0 none."""
-        tier = TIER_OF[code & CODE]
+        tier = _TIER_OF_BYTE[code]
         msg_id = mailbox.last_id = mailbox.last_id + 1
         place = mailbox.pending
-        if mailbox.settings.latest:
+        if mailbox.latest:
             self._replace(mailbox, now)
             place.writes[keys.latest(mailbox.incarnation)] = keys.encode_latest(tier, msg_id, value)
         else:
@@ -100,8 +101,8 @@ class Messages:
 
     def has_room(self, mailbox: Mailbox, key: bytes, now: int) -> bool:
         """Whether one more message may be stored, one with this key."""
-        limit = mailbox.settings.max_msgs
-        if not limit or mailbox.count + mailbox.delayed < limit or mailbox.settings.latest:
+        limit = mailbox.max_msgs
+        if not limit or mailbox.count + mailbox.delayed < limit or mailbox.latest:
             return True
         if key and mailbox.pending.get(keys.keyed(mailbox.incarnation, key)) is not None:
             return True  # that of the older one
@@ -110,7 +111,7 @@ class Messages:
 
     def _require_room(self, mailbox: Mailbox, key: bytes, now: int) -> None:
         if not self.has_room(mailbox, key, now):
-            limit = mailbox.settings.max_msgs
+            limit = mailbox.max_msgs
             raise Mq9Error(
                 f"the mailbox is full: it holds {limit} messages, its max_msgs; there is room when some of them are "
                 "deleted or expire" + (", or are acknowledged" if mailbox.settings.retain_ack else "")
@@ -122,7 +123,7 @@ class Messages:
         """(id, encoded message) of a tier with after < id <= upto, in order, expired ones included."""
         if mailbox.tails[tier] <= after or mailbox.expires == 0:
             return
-        if mailbox.settings.latest:
+        if mailbox.latest:
             value = mailbox.pending.get(keys.latest(mailbox.incarnation))
             if value is not None:
                 kept_tier, msg_id, encoded = keys.decode_latest(value)
@@ -194,7 +195,7 @@ class Messages:
     def expired(self, mailbox: Mailbox, tier: int, msg_id: int, now: int) -> None:
         """A message's own time is over. What is not watched is not read: an entry in the index of times goes with its
         message, so it is there."""
-        if not mailbox.settings.latest:
+        if not mailbox.latest:
             self._remove(mailbox, tier, msg_id)
             return
         value = mailbox.pending.get(keys.latest(mailbox.incarnation))
@@ -242,7 +243,7 @@ class Messages:
     def unwatch(self, mailbox: Mailbox, tier: int, msg_id: int, value: bytes, receipt: int) -> None:
         """A receipt has been sent, or is not due any more: note it in the stored message."""
         left = bytes((value[0] & ~receipt,)) + value[1:]
-        if mailbox.settings.latest:
+        if mailbox.latest:
             mailbox.pending.put(keys.latest(mailbox.incarnation), keys.encode_latest(tier, msg_id, left))
         else:
             mailbox.pending.put(mailbox.prefixes[tier] + keys.u64(msg_id), left)
@@ -252,7 +253,7 @@ class Messages:
 
     def by_key(self, mailbox: Mailbox, key: bytes) -> tuple[int, int] | None:
         """(tier, id) of the newest message with a key."""
-        if mailbox.settings.latest:
+        if mailbox.latest:
             value = mailbox.pending.get(keys.latest(mailbox.incarnation))
             tier, msg_id, encoded = keys.decode_latest(value) if value is not None else (0, 0, b"")
             return (tier, msg_id) if encoded and keys.field_of(encoded, KEY) == key else None
@@ -264,7 +265,7 @@ class Messages:
         if value[0] & EXPIRED:
             place.put(keys.asked(mailbox.incarnation, tier, msg_id), mailbox.address.encode())
         key = keys.field_of(value, KEY)
-        if not key or mailbox.settings.latest:
+        if not key or mailbox.latest:
             return
         older = self.by_key(mailbox, key)
         if older is not None:
@@ -283,7 +284,7 @@ class Messages:
 
     def _stored(self, mailbox: Mailbox, tier: int, msg_id: int) -> bytes | None:
         """One message, expired or not."""
-        if not mailbox.settings.latest:
+        if not mailbox.latest:
             return mailbox.pending.get(mailbox.prefixes[tier] + keys.u64(msg_id))
         value = mailbox.pending.get(keys.latest(mailbox.incarnation))
         if value is not None:
@@ -307,7 +308,7 @@ class Messages:
         mailbox.removals += 1
 
     def _remove(self, mailbox: Mailbox, tier: int, msg_id: int) -> None:
-        if mailbox.settings.latest:
+        if mailbox.latest:
             mailbox.pending.delete(keys.latest(mailbox.incarnation))
         else:
             mailbox.pending.delete(mailbox.prefixes[tier] + keys.u64(msg_id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from broker.inprocess import AI, Broker, Client, FaultyStore, Frame, entries, fetching, pub
@@ -463,3 +465,127 @@ def test_the_largest_claim_book_is_that_of_the_groups(store: FaultyStore) -> Non
         broker.advance(1)
     assert len(given(worker)) == 220
     assert len(worker.session.claims) == 20
+
+
+# ---- everything at once ----
+
+
+class Work:
+    """What may be known from outside: who has what until when, what is done, and what must not come again."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.store = FaultyStore()
+        self.broker = Broker(self.store)
+        self.sender = self.broker.client()
+        self.sender.create(name="graveyard", ttl=0)
+        self.sender.create(name="box", ttl=0, ack="explicit", ack_wait=30, max_deliver=4, dead_letter="graveyard")
+        self.members: list[Client] = []
+        #: payload to (client, frame or None for a FETCH, end of the lease)
+        self.held: dict[str, tuple[Client, Frame | None, int]] = {}
+        self.done: set[str] = set()
+        self.sent = 0
+
+    @property
+    def now(self) -> int:
+        return self.broker.clock.now()
+
+    def note(self, client: Client, body: str, frame: Frame | None) -> None:
+        """It was given out: nobody else may have it, and it must not be done."""
+        assert body not in self.done, body
+        before = self.held.get(body)
+        assert before is None or before[2] <= self.now or before[0] is client, (body, before)
+        self.held[body] = client, frame, self.now + 30_000
+
+    def look(self) -> None:
+        """Take what was pushed, in the order of time."""
+        for client in self.members:
+            for frame in client.take():
+                if frame.verb in ("MSG", "HMSG") and frame.sid != "r":
+                    self.note(client, frame.body, frame)
+
+    def gone(self, client: Client) -> None:
+        self.held = {body: entry for body, entry in self.held.items() if entry[0] is not client}
+
+    def step(self) -> None:
+        random, act = self.random, self.random.random()
+        if act < 0.25:
+            for _ in range(random.randint(1, 4)):
+                word = random.choice(["urgent", "normal", "low"])
+                if self.sender.request(f"MAILBOX.box.{word}", str(self.sent + 1))["error"] == "":
+                    self.sent += 1
+        elif act < 0.35 and len(self.members) < 4:
+            self.members.append(self.broker.client())
+            self.members[-1].subscribe("INBOX.box", "g")
+        elif act < 0.42 and self.members:
+            client = self.members.pop(random.randrange(len(self.members)))
+            client.hang_up()
+            self.gone(client)
+        elif act < 0.5 and self.members:
+            client = random.choice(self.members)
+            answer = client.fetch("box", "g", limit=random.randint(1, 3))
+            for _, body in entries(answer) if answer["error"] == "" else ():
+                self.note(client, body, None)
+        elif act < 0.85 and self.held:
+            body = random.choice(sorted(self.held))
+            self.acknowledge(body, *self.held[body])
+        elif act < 0.93:
+            self.pass_time(random.choice([1, 10, 31]))
+        elif act < 0.97:
+            self.store.failing = "full"
+            self.sender.request("MAILBOX.box", b"lost")
+        else:
+            self.broker = self.broker.restart(self.store)
+            self.sender, self.members = self.broker.client(), []
+            self.held.clear()
+        if self.store.failing and random.random() < 0.5:
+            self.store.failing = ""
+            self.pass_time(2)
+        self.look()
+
+    def pass_time(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.broker.advance(1)
+            self.look()
+
+    def acknowledge(self, body: str, client: Client, frame: Frame | None, until: int) -> None:
+        late = until <= self.now
+        if frame is None:
+            number = next(i for i, text in self.sender.query("box", limit=1000) if text == body)
+            error = client.request("MSG.ACK.box", {"group_name": "g", "msg_ids": [number]})["error"]
+            word = ""
+        else:
+            word = self.random.choice(["", "", "", "+ACK", "-NAK", '-NAK {"delay":4000000000}', "+WPI", "+TERM"])
+            error = say(client, frame, word)
+        if error:
+            assert late or "store cannot write" in error, (body, error, late)
+            return
+        if word in ("", "+ACK", "+TERM"):
+            self.done.add(body)
+            del self.held[body]
+        elif word == "+WPI":
+            self.held[body] = client, frame, self.now + 30_000
+        else:
+            self.held.pop(body)
+
+    def end(self) -> None:
+        self.store.failing = ""
+        self.pass_time(3)
+        for client in self.members:
+            client.hang_up()
+        self.broker.advance(60)
+        last = self.broker.client()
+        rest = [body for _, body in entries(last.fetch("box", "g", limit=1000))]
+        dead = [body for _, body in last.query("graveyard", limit=1000)]
+        assert len(rest) == len(set(rest))
+        assert len(dead) == len(set(dead))
+        assert not self.done & set(rest)
+        assert self.done | set(rest) | set(dead) == set(map(str, range(1, self.sent + 1)))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_whatever_happens_each_message_is_with_one_member_and_done_once(seed: int) -> None:
+    work = Work(seed)
+    for _ in range(120):
+        work.step()
+    work.end()

@@ -37,7 +37,7 @@ class Acknowledger:
         word, _, rest = payload.partition(b" ")
         if word in (b"", b"+ACK") and not rest:
             self._writable()
-            group.acknowledge(msg_id, now)
+            group.acknowledge([msg_id], now)
         elif word == b"-NAK":
             delay = Fields.parse(rest).integer("delay", 0, 0, _A_DAY)
             if mine and delay:

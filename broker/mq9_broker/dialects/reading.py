@@ -77,8 +77,8 @@ class Fetch:
             check_acknowledge(existing, mailbox, done, self.holder)
             self.group = reader.groups.open(mailbox, name, self._after, now)
             session.take_from(self.group)
-            for msg_id in done:
-                self.group.acknowledge(msg_id, now)
+            if done:
+                self.group.acknowledge(done, now)
         elif done:
             raise Mq9Error("ack needs group_name: without a group nothing is recorded")
 
@@ -103,18 +103,19 @@ class Fetch:
     def _of_group(self, group: Group, upto: int, now: int) -> tuple[list[bytes], bool]:
         page = Page(self._reader.room, self._wanted)
         self.given = []
+        leases = group.leases
         deadline = now + self.mailbox.settings.ack_wait * 1000
         if self.named:
             for _, msg_id, value in group.held(self.holder, now, deadline):
-                if not page.add(as_json(msg_id, value, group.leases.deliveries[msg_id])):
+                if not page.add(as_json(msg_id, value, leases.deliveries[msg_id])):
                     return page.found, True
         wanted = min(page.left + 1, group.room)
         for tier, msg_id, value in group.take(TIERS, wanted, upto, now):
-            deliveries = group.leases.deliveries.get(msg_id, 0) + 1
+            deliveries = leases.deliveries.get(msg_id, 0) + 1
             if not page.add(as_json(msg_id, value, deliveries)):
                 group.give_back(tier, msg_id)
                 return self._leased(group, page, deadline), True
-            group.lease(tier, msg_id, self.holder, deadline)
+            leases.begin(msg_id, tier, self.holder, deadline)
             self.given.append(msg_id)
             if value[0] >= WATCHED:
                 self._reader.hub.delivered(self.mailbox, group.name, msg_id, value)
@@ -235,8 +236,7 @@ class Reader:
             group.acknowledge_upto(upto, holder, now)
         else:
             check_acknowledge(group, mailbox, listed, holder)
-            for msg_id in listed:
-                group.acknowledge(msg_id, now)
+            group.acknowledge(listed, now)
         self.hub.stir(mailbox)
         return b'{"error":""}'
 
