@@ -401,9 +401,6 @@ class Hub:
             if mailbox.ended:
                 self._end(mailbox)
                 continue
-            for group in mailbox.groups.values():
-                if group.leases.next:
-                    self.watch_leases(group, group.leases.next)
             for feed in mailbox.watchers:
                 if not isinstance(feed, Member):
                     feed.live = False
