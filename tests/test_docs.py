@@ -151,7 +151,7 @@ def test_data(block: Block, tmp_path: Path) -> None:
 class Conversation:
     """Plays the lines of an `mq9` block against a broker."""
 
-    LINE = re.compile(r"(?P<subject>\S+)(?: \[(?P<headers>[^\]]*)\])?(?: (?P<payload>.*))?")
+    LINE = re.compile(r"(?P<subject>\S+)(?P<headers>(?: \[[^\]]*\])*)(?: (?P<payload>.*))?")
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
@@ -177,7 +177,9 @@ class Conversation:
         else:
             match = self.LINE.fullmatch(line)
             assert match is not None, line
-            headers = (match["headers"] + "\r\n").encode() if match["headers"] else b""
+            headers = "".join(
+                f"{line}\r\n" for line in re.findall(r"\[([^\]]*)\]", self._filled(match["headers"]))
+            ).encode()
             subject, payload = self._filled(match["subject"]), (match["payload"] or "").encode()
             if "BROADCAST" in subject:
                 self.wire.publish(subject, payload)

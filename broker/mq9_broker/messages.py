@@ -113,7 +113,7 @@ class Messages:
         if not self.has_room(mailbox, key, now):
             limit = mailbox.max_msgs
             raise Mq9Error(
-                f"the mailbox is full: it holds {limit} messages, its max_msgs; there is room when some of them are "
+                f"the mailbox is full: its max_msgs of {limit} is reached; there is room when messages are "
                 "deleted or expire" + (", or are acknowledged" if mailbox.settings.retain_ack else "")
             )
 

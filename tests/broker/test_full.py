@@ -6,10 +6,7 @@ import pytest
 
 from broker.inprocess import AI, Broker, Client, FaultyStore, entries, pub
 
-FULL = {
-    "error": "the mailbox is full: it holds 3 messages, its max_msgs; there is room when some of them are deleted or "
-    "expire"
-}
+FULL = {"error": "the mailbox is full: its max_msgs of 3 is reached; there is room when messages are deleted or expire"}
 
 
 @pytest.fixture
@@ -54,7 +51,7 @@ def test_in_one_turn(broker: Broker, client: Client) -> None:
 def test_deleting_makes_room(client: Client) -> None:
     owner = client.create(name="mine", ttl=0, max_msgs=1)["owner"]
     client.put("mine", "x")
-    assert "its max_msgs" in client.request("MAILBOX.mine", b"y")["error"]
+    assert "its max_msgs of" in client.request("MAILBOX.mine", b"y")["error"]
     client.request(f"MAILBOX.DELETE.{owner}.1")
     assert client.put("mine", "y") == 2
 
@@ -80,7 +77,7 @@ def test_much_that_expired_and_is_not_swept_makes_room(broker: Broker, client: C
     found = [answer.now for answer in answers]
     assert [answer["error"] for answer in found[:-1] if answer] == [""] * 2000
     assert found[-1] is not None
-    assert "its max_msgs" in found[-1]["error"]
+    assert "its max_msgs of" in found[-1]["error"]
 
 
 def test_acknowledging_makes_room_where_it_deletes(client: Client) -> None:
