@@ -368,7 +368,6 @@ class Group:
         self._changed = False
         mailbox, given = self.mailbox, self._upto
         self._upto = [0, 0, 0, 0]
-        self._doomed.clear()
         value = mailbox.pending.get(keys.group(mailbox.incarnation, self.name))
         if value is None:
             self._holes.clear()
@@ -385,6 +384,7 @@ class Group:
                             self._asked.add(msg_id)
         for msg_id in [msg_id for msg_id in self.leases.out if msg_id not in self._holes]:
             self.leases.forget(msg_id)
+        self._doomed = {msg_id: reason for msg_id, reason in self._doomed.items() if msg_id in self._holes}
         self._order()
         if value is None and self.members:
             mailbox.group_count += 1

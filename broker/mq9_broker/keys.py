@@ -8,7 +8,7 @@
     E when kind …                            what falls due: see DUE_*
     X incarnation                            a mailbox that is gone and whose records are not yet
     C digest                                 the capability board: one declaration
-    B address                                the broadcasts that a mailbox stores: patterns, one per line
+    B pattern 0 address                      a mailbox that stores the broadcasts of a pattern
     I incarnation s                          a mailbox: its counters
     I incarnation m tier msg_id              a message
     I incarnation l                          the one message of a mailbox of type latest
@@ -90,8 +90,24 @@ def capability(digest: bytes) -> bytes:
     return b"C" + digest
 
 
-def broadcasts(address: str) -> bytes:
-    return b"B" + address.encode()
+def broadcasts(pattern: str, address: str) -> bytes:
+    return b"B" + pattern.encode() + b"\0" + address.encode()
+
+
+def broadcasts_of(pattern: str) -> tuple[bytes, bytes]:
+    """The range of the mailboxes that have a pattern: [first, last)."""
+    return b"B" + pattern.encode() + b"\0", b"B" + pattern.encode() + b"\1"
+
+
+def domain(name: str) -> tuple[bytes, bytes]:
+    """The range of the patterns whose first word is `name`: [first, last)."""
+    return b"B" + name.encode() + b".", b"B" + name.encode() + b"/"
+
+
+def split_broadcasts(key: bytes) -> tuple[str, str]:
+    """(pattern, address) of a key made by `broadcasts`."""
+    pattern, _, address = key[1:].partition(b"\0")
+    return pattern.decode(), address.decode()
 
 
 def due(when: int, kind: bytes, rest: bytes) -> bytes:

@@ -359,7 +359,6 @@ class Mailboxes:
         self.dirty = []
         self.changes = []
         self.ended = []
-        self.patterns.forget()
         for mailbox in touched:
             mailbox.dirty = False
             if self._in_use.get(mailbox.address) is mailbox:

@@ -1,12 +1,13 @@
 """Which mailboxes store which broadcasts: patterns like `pipeline.*`, found by the subject of a broadcast.
 
-The patterns stand in the store, one record per mailbox that has any. The first broadcast reads those records, and no
-mailbox, into a tree; a broadcast then costs its length and what matches, however many others there are.
+They stand in the store by pattern and address. The first broadcast of a domain (its first word, which no pattern leaves
+open) reads the domain's patterns into a tree, each once, however many mailboxes have it. A broadcast then costs its
+length and who matches, whatever else there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mq9_broker import keys
 from mq9_broker.errors import Mq9Error
@@ -14,75 +15,102 @@ from mq9_broker.store.pending import Pending
 
 MAX_PATTERNS = 8
 _LONGEST = 256
+#: So many words in the trees; with more of them all are read again when they are needed.
+_MAX_WORDS = 100_000
+#: After so many mailboxes of one pattern the next pattern is looked up, not read up to.
+_SAME = 16
 
 
 class _Node:
-    __slots__ = ("addresses", "children")
+    __slots__ = ("children", "pattern")
 
     def __init__(self) -> None:
-        self.addresses: dict[str, None] = {}
+        self.pattern = ""
         self.children: dict[str, _Node] = {}
 
 
 class Patterns:
-    """All of them, by token. An address may come more than once, when several of its patterns match."""
+    """All of them."""
 
     def __init__(self, places: tuple[Pending, ...]) -> None:
         self._places = places
-        self._root: _Node | None = None
+        self._domains: dict[str, _Node] = {}
+        self._words = 0
 
     def add(self, place: Pending, address: str, patterns: tuple[str, ...]) -> None:
         """A mailbox begins to store what matches these."""
-        place.put(keys.broadcasts(address), "\n".join(patterns).encode())
-        if self._root is not None:
-            self._insert(self._root, address, patterns)
+        for pattern in patterns:
+            place.put(keys.broadcasts(pattern, address), b"")
+            domain = self._domains.get(pattern.partition(".")[0])
+            if domain is not None:
+                self._insert(domain, pattern)
 
     def remove(self, place: Pending, address: str, patterns: tuple[str, ...]) -> None:
-        """It has ended."""
-        place.delete(keys.broadcasts(address))
-        if self._root is None:
-            return
+        """It has ended. (The tree keeps the words: others may have them, and the store says who.)"""
         for pattern in patterns:
-            words = pattern.split(".")
-            path = [self._root]
-            for word in words:
-                path.append(path[-1].children[word])
-            path[-1].addresses.pop(address, None)
-            for parent, word in zip(reversed(path[:-1]), reversed(words), strict=True):
-                child = parent.children[word]
-                if child.children or child.addresses:
-                    break
-                del parent.children[word]
+            place.delete(keys.broadcasts(pattern, address))
 
-    def forget(self) -> None:
-        """A commit failed: what the store holds is read again when it is needed."""
-        self._root = None
+    def matching(self, subject: str) -> Iterable[str]:
+        """The addresses of those that want a broadcast, `subject` without its prefix. One with several patterns that
+        match may come more than once."""
+        name = subject[: subject.find(".")]
+        domain = self._domains.get(name)
+        if domain is None:
+            domain = self._load(name)
+        if not domain.children or ".." in subject or subject[-1] == ".":
+            return ()
+        return self._addresses(domain, subject.split(".")[1:])
 
-    def matching(self, subject: str) -> Iterator[str]:
-        """The addresses of those that want a broadcast, `subject` without its prefix."""
-        if self._root is None:
-            self._root = _Node()
+    def _load(self, name: str) -> _Node:
+        if self._words > _MAX_WORDS:
+            self._domains.clear()
+            self._words = 0
+        domain = self._domains[name] = _Node()
+        self._words += 1
+        for place in self._places:
+            start, end = keys.domain(name)
+            while start:
+                start = self._read(domain, place, start, end)
+        return domain
+
+    def _read(self, domain: _Node, place: Pending, start: bytes, end: bytes) -> bytes:
+        """Read patterns; where to go on when many mailboxes have the same, b"" at the end."""
+        last, same = "", 0
+        for key, _ in place.scan(start, end):
+            pattern, _address = keys.split_broadcasts(key)
+            if pattern != last:
+                self._insert(domain, pattern)
+                last, same = pattern, 0
+            same += 1
+            if same > _SAME:
+                return keys.broadcasts_of(pattern)[1]
+        return b""
+
+    def _insert(self, domain: _Node, pattern: str) -> None:
+        node = domain
+        for word in pattern.split(".")[1:]:
+            child = node.children.get(word)
+            if child is None:
+                child = node.children[word] = _Node()
+                self._words += 1
+            node = child
+        node.pattern = pattern
+
+    def _addresses(self, domain: _Node, words: list[str]) -> Iterator[str]:
+        for pattern in [*self._walk(domain, words, 0)]:
             for place in self._places:
-                for key, value in place.scan(keys.broadcasts(""), b"C"):
-                    self._insert(self._root, key[1:].decode(), tuple(value.decode().split("\n")))
-        return self._walk(self._root, subject.split("."), 0)
-
-    @staticmethod
-    def _insert(node: _Node, address: str, patterns: tuple[str, ...]) -> None:
-        for pattern in patterns:
-            at = node
-            for word in pattern.split("."):
-                at = at.children.setdefault(word, _Node())
-            at.addresses[address] = None
+                for key, _ in place.scan(*keys.broadcasts_of(pattern)):
+                    yield keys.split_broadcasts(key)[1]
 
     def _walk(self, node: _Node, words: list[str], index: int) -> Iterator[str]:
-        children = node.children
         if index == len(words):
-            yield from node.addresses
+            if node.pattern:
+                yield node.pattern
             return
+        children = node.children
         if ">" in children:
-            yield from children[">"].addresses
-        for word in (words[index], "*"):
+            yield children[">"].pattern
+        for word in {words[index], "*"} - {">"}:
             if word in children:
                 yield from self._walk(children[word], words, index + 1)
 

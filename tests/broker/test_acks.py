@@ -323,7 +323,7 @@ def test_acknowledgements_end_with_the_mailbox(broker: Broker, client: Client) -
     worker = member(broker, "short")
     one, _two = given(worker)
     assert len(worker.session.claims) == 2
-    assert client.request(f"MAILBOX.DROP.{owner}") == {"error": ""}
+    worker.send(pub(f"MAILBOX.DROP.{owner}"), pub(f"={one.reply}", b"+ACK"))
     assert "nothing can be acknowledged" in say(worker, one)
     assert worker.session.claims == {}
 
@@ -429,7 +429,9 @@ def test_nothing_dies_while_the_store_fails(broker: Broker, client: Client, stor
     assert told(given(worker)) == [("1", "1")]
     store.failing = FULL
     client.request("MAILBOX.box", b"lost")
-    broker.advance(10)
+    for _ in range(10):
+        broker.advance(1)
+        client.feed(pub("MAILBOX.once", b"lost too"))
     assert client.query("graveyard") == []
     store.failing = ""
     broker.advance(5)

@@ -69,7 +69,7 @@ def test_kinds_of_keys_do_not_mix() -> None:
         keys.due(1, keys.DUE_MAILBOX, b""),
         keys.purge(1),
         keys.capability(b"x"),
-        keys.broadcasts("a"),
+        keys.broadcasts("a.*", "a"),
         keys.counters(1),
     ]
     assert [key[:1] for key in kinds] == [b"!", b"!", b"M", b"A", b"P", b"E", b"X", b"C", b"B", b"I"]

@@ -24,7 +24,7 @@ class Acknowledger:
         """What was published to an ack subject; the answer for who asked for one. Mq9Error when there is nothing that
         this connection may acknowledge under it, or when the word is not known."""
         claim = session.claims.get(subject[len(SUBJECT) :])
-        if claim is None:
+        if claim is None or claim[0].mailbox.expires <= now:
             raise Mq9Error(
                 "nothing can be acknowledged with this subject on this connection: the message is done, was given to "
                 "another connection, or never came from here"

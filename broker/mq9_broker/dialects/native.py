@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -36,6 +36,7 @@ _SECONDS = 3_155_760_000
 _MOST = 1_000_000_000
 #: So many mailboxes store a broadcast at the most.
 _KEEPERS = 1000
+_DOMAIN = len(PREFIX) + len("BROADCAST.")
 _FROM = re.compile(rb"(?im)^(mq9-from:[ \t]*)(m-[a-z2-7]{26})")
 
 
@@ -306,21 +307,22 @@ class Native:
     def _broadcast(self, request: Request) -> None:
         hub, header = self._hub, request.header
         subject = request.route.shown.encode()
-        if b"mq9-from" in header.lower():
+        if header and b"mq9-from" in header.lower():
             # nobody is shown a secret, here neither
             header = _FROM.sub(self._shareable, header)
         if not hub.refusing:
             if subject == CAPABILITY:
                 hub.board.declare(request.payload, request.now)
-            self._keep_broadcast(request)
+            wanted = self._mailboxes.patterns.matching(request.route.shown[_DOMAIN:])
+            if wanted:
+                self._keep_broadcast(request, wanted)
         hub.route(request.session, subject, request.reply, header, request.payload)
 
-    def _keep_broadcast(self, request: Request) -> None:
-        """Store a broadcast into the mailboxes that want it and have room."""
+    def _keep_broadcast(self, request: Request, wanted: Iterable[str]) -> None:
+        """Store a broadcast into the mailboxes of these addresses that have room."""
         now = request.now
         draft: Draft | None = None
         kept: set[Mailbox] = set()
-        wanted = self._mailboxes.patterns.matching(request.route.shown[len(PREFIX) + len("BROADCAST.") :])
         for address in islice(wanted, EXAMINED):
             if draft is None:
                 draft = self._broadcast_draft(request)
