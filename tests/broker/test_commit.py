@@ -775,7 +775,7 @@ def test_a_client_that_leaves_during_a_failing_flight(broker: Broker, store: Fau
     assert sent.now == CANNOT
 
 
-@pytest.mark.parametrize(("frame", "text"), [(b"NONSENSE\r\n", "Unknown Protocol Operation"), (b"PUB\r\n", None)])
+@pytest.mark.parametrize(("frame", "text"), [(b"NONSENSE\r\n", "Unknown Protocol Operation"), (b"PUB \r\n", None)])
 def test_a_frame_that_ends_the_connection_ends_it_after_what_was_before(
     broker: Broker, store: FaultyStore, box: str, frame: bytes, text: str | None
 ) -> None:
@@ -797,7 +797,7 @@ def test_a_frame_that_ends_the_connection_ends_it_after_what_was_before(
 
 
 def test_a_frame_that_ends_the_connection_at_once(broker: Broker, box: str) -> None:
-    for frame, text in ((b"NONSENSE\r\n", "Unknown Protocol Operation"), (b"PUB\r\n", None)):
+    for frame, text in ((b"NONSENSE\r\n", "Unknown Protocol Operation"), (b"PUB \r\n", None)):
         client = broker.client()
         client.raw.clear()
         sent = client.ask("MAILBOX.box", b"x")
