@@ -28,6 +28,27 @@ class Connection(asyncio.Protocol):
     """One client's socket. It is the session's transport, and never raises at it. `kind` is how it came: "nats",
     "websocket" or "unix"; times are in ms."""
 
+    __slots__ = (
+        "_begin",
+        "_greeted",
+        "_hub",
+        "_known",
+        "_misses",
+        "_parser",
+        "_server",
+        "_timer",
+        "_tls",
+        "_transport",
+        "_unknown",
+        "kind",
+        "last_activity",
+        "nonce",
+        "peer",
+        "session",
+        "since",
+        "user",
+    )
+
     def __init__(self, server: Server, kind: str, tls: dict[str, bool]) -> None:
         """`tls`: what INFO says of it."""
         self._server = server
