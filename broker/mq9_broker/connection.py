@@ -36,8 +36,8 @@ class Connection(asyncio.Protocol):
         "_misses",
         "_parser",
         "_server",
+        "_shown",
         "_timer",
-        "_tls",
         "_transport",
         "_unknown",
         "kind",
@@ -49,14 +49,14 @@ class Connection(asyncio.Protocol):
         "user",
     )
 
-    def __init__(self, server: Server, kind: str, tls: dict[str, bool]) -> None:
-        """`tls`: what INFO says of it."""
+    def __init__(self, server: Server, kind: str, shown: dict[str, Any]) -> None:
+        """`shown`: what INFO says of the way the client came."""
         self._server = server
         self._hub = server.hub
         self._begin = server.committer.begin
         self._transport: asyncio.Transport | None = None
         self._greeted = False
-        self._tls = tls
+        self._shown = shown
         self._timer: Timer | None = None
         self._misses = 0
         self.kind = kind
@@ -208,7 +208,7 @@ class Connection(asyncio.Protocol):
 
     def info(self) -> dict[str, Any]:
         """The fields of INFO, as they are for this client."""
-        fields = self._server.info() | {"client_id": self.session.client_id, "client_ip": self.peer[0]} | self._tls
+        fields = self._server.info() | {"client_id": self.session.client_id, "client_ip": self.peer[0]} | self._shown
         if self._server.users.required:
             fields["auth_required"] = True
         if self.nonce:

@@ -52,6 +52,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: Open files beside the connections: the store's, mostly.
 _OTHER_FILES = 4096
 _BROKEN = 1
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def build(
@@ -129,6 +130,10 @@ async def _serve(config: Config, folder: DataDir, reload: Callable[[], Config]) 
             stopped.set_result(code)
 
     def broken(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "socket" in context and getattr(context.get("exception"), "errno", None) in _EXHAUSTED:
+            # (asyncio's own loop tells of it, and tries again in a second; uvloop says nothing)
+            _log.warning("can't accept a client: %s", context["exception"].strerror)
+            return
         # outside of a single client's data nothing may fail: going on could lose what was promised
         _log.critical("the broker stops: %s", context["message"], exc_info=context.get("exception"))
         stop(_BROKEN)

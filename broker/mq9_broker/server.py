@@ -29,6 +29,8 @@ _BACKLOG = 1024
 _FIRST_WORD = 0.05
 #: Seconds until the next try when no client can be accepted: too many files are open, mostly.
 _BREATH = 0.1
+#: Bytes of a WebSocket client's message beyond the largest payload.
+_GATHERED = 67_108_864
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class Server:
         if self.tls is None:
             self.port = await self._accept(lambda: Connection(self, "nats", {}), self.host, self.port)
         else:
-            shown = {"tls_available" if self.tls.optional else "tls_required": True}
+            shown: dict[str, Any] = {"tls_available" if self.tls.optional else "tls_required": True}
             if self.tls.verify:
                 shown["tls_verify"] = True
 
@@ -99,9 +101,17 @@ class Server:
         """Bind and accept WebSocket clients, over TLS when there is a certificate. Raises OSError."""
         from mq9_broker.websocket import WebSocket
 
+        # clients gather commands: a message of theirs holds many
+        payload = self.hub.limits.max_payload
+        largest = min(8 * payload, payload + _GATHERED)
+
         def shell() -> WebSocket:
-            connection = Connection(self, "websocket", {"tls_required": True} if self.tls else {})
-            return WebSocket(connection, origins, self.hub.limits.max_payload)
+            shown: dict[str, Any] = {"host": host, "port": self.ws_port}
+            if self.tls is not None:
+                shown |= {"tls_required": True, "tls_available": True}
+                if self.tls.verify:
+                    shown["tls_verify"] = True
+            return WebSocket(Connection(self, "websocket", shown), origins, largest)
 
         async def welcome(tls: Tls, bare: socket.socket) -> None:
             await tls.serve(shell(), bare)
