@@ -83,8 +83,9 @@ class Broker:
         """Starts the process without waiting for it to listen."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MQ9_")}
         with self.log_file.open("ab") as log:
+            # (unbuffered: who waits for a line must not find it in a buffer of ours)
             self._process = subprocess.Popen(
-                self.command, stdout=subprocess.PIPE, stderr=log, env=environment | self.environ
+                self.command, stdout=subprocess.PIPE, stderr=log, env=environment | self.environ, bufsize=0
             )
         return self._process
 
@@ -157,11 +158,22 @@ class Frame(NamedTuple):
         return self.headers.split(b"\r\n")[0].removeprefix(b"NATS/1.0").strip().decode()
 
 
+def dial(port: int, *, receive_buffer: int | None = None) -> socket.socket:
+    """A TCP connection to this machine."""
+    connection = socket.socket()
+    if receive_buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.settimeout(10)
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
 QUIET: dict[str, Any] = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True}
 
 
 class Wire:
-    """A blocking client that sends exact bytes. It answers a server's PING unless told not to."""
+    """A blocking client that sends exact bytes, over TCP or a given `stream`. It answers a server's PING unless told
+    not to."""
 
     def __init__(
         self,
@@ -171,12 +183,10 @@ class Wire:
         pongs: bool = True,
         receive_buffer: int | None = None,
         timeout: float = 10,
+        stream: socket.socket | None = None,
     ) -> None:
-        self.socket = socket.socket()
-        if receive_buffer is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket = stream if stream is not None else dial(port, receive_buffer=receive_buffer)
         self.socket.settimeout(timeout)
-        self.socket.connect(("127.0.0.1", port))
         self.pongs = pongs
         self.unanswered = 0
         self._buffer = b""
