@@ -81,12 +81,12 @@ class Monitor:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(found)
-        listener = socket.create_server(address[:2], family=family)
+        listener = socket.create_server(address, family=family)
         self.port = listener.getsockname()[1]
         local = ip_address(listener.getsockname()[0]).is_loopback
         self._http = _Http(
             uvicorn.Config(
-                self._application(frozenset((host, "localhost")) if local else None),
+                self._application(frozenset((host.lower(), "localhost")) if local else None),
                 http="h11",
                 ws="none",
                 lifespan="off",

@@ -54,9 +54,9 @@ def broker(store: FaultyStore) -> Broker:
     return Broker(store)
 
 
-async def http(port: int, path: str, method: str = "GET", **headers: str) -> Answer:
+async def http(port: int, path: str, method: str = "GET", at: str = "127.0.0.1", **headers: str) -> Answer:
     def blocking() -> Answer:
-        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = HTTPConnection(at, port, timeout=10)
         try:
             connection.request(method, path, headers=headers)
             response = connection.getresponse()
@@ -425,6 +425,21 @@ async def test_a_port_for_a_network_has_names_of_its_own(broker: Broker, tmp_pat
         assert (await http(monitor.port, "/varz", Host="broker.example:8222")).status == 200
     finally:
         await monitor.stop()
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1"])
+async def test_it_listens_where_it_is_told_to(broker: Broker, tmp_path: Path, host: str) -> None:
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("there is no IPv6 here")
+    config = Config(data_dir=tmp_path, monitor_host=host, monitor_port=0)
+    monitor = Monitor(broker.server, broker.committer, config, broker.clock)
+    await monitor.start()
+    try:
+        assert (await http(monitor.port, "/varz", at=host)).status == 200
+    finally:
+        await monitor.stop()
+    with pytest.raises(ConnectionRefusedError):
+        await http(monitor.port, "/varz", at=host)
 
 
 async def test_a_port_that_is_taken_is_an_error(broker: Broker, tmp_path: Path) -> None:
