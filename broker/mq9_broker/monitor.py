@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import h11
 import uvicorn
 from starlette.applications import Starlette
@@ -101,7 +102,9 @@ class Monitor:
                 timeout_graceful_shutdown=_STOP_SECONDS,
             )
         )
-        self._serving = asyncio.create_task(self._http.serve([listener]))
+        # what the first long answer would load takes 25 ms: better now than while clients wait
+        async with anyio.create_task_group():
+            self._serving = asyncio.create_task(self._http.serve([listener]))
 
     async def stop(self) -> None:
         """Finish what is being answered, for a second at most, and close the port."""
