@@ -13,10 +13,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
+from unittest.mock import patch
 from zlib import crc32
 
 from broker.inprocess import AI, OPTIONS, Broker, Client
 from fuzz.parser import pieces
+from mq9_broker import hub
 from mq9_broker.model import Limits
 
 #: The longest input that is worth its time.
@@ -49,7 +51,7 @@ _ERRORS = (
 
 
 def check(data: bytes) -> None:
-    with no_defect():
+    with no_defect(), patch.object(hub, "_MAX_PUSHED", 512):
         scene = Scene()
         scene.play(data)
         scene.end(data)
@@ -67,7 +69,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.broker = Broker(limits=LIMITS)
-        self.broker.server._id = "MQ9FUZZ"
+        self.broker.server.id = "MQ9FUZZ"
         # (a run of messages draws its lots in another order than one by one)
         lots = _First()
         self.broker.hub._choose, self.broker.hub._chance = lots, lots.random

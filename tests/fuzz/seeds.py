@@ -7,7 +7,7 @@ import re
 from itertools import groupby
 from pathlib import Path
 
-from broker import test_fuzz, test_headers, test_wire
+from broker import test_fuzz, test_headers, test_runs, test_wire
 from broker.inprocess import AI
 from fuzz.broker import CLIENTS, FIELD, KNOWN, MESSAGE, OTHER, STEP, WAIT
 from mq9_broker.headers import FIRST_LINE
@@ -52,7 +52,15 @@ def broker() -> list[bytes]:
             steps.append(_ID.sub(_known, b"".join(lines)))
         found += [_CUT.join(steps[at : at + 12]) for at in range(0, len(steps), 8)]
     joined = [MESSAGE + data for data in requests()]
-    return found + joined + [_CUT.join(joined[at : at + 4]) for at in range(0, 16, 2)]
+    found += joined + [_CUT.join(joined[at : at + 4]) for at in range(0, 16, 2)]
+    for stream in test_runs.STREAMS.values():
+        for _, commands in (*test_runs.PUBLISHERS.values(), *test_runs.LISTENERS):
+            listener = commands.replace(";", "\r\n").encode()
+            found.append(_CUT.join((listener, OTHER, listener, stream, OTHER, stream)))
+    for subject in (f"{AI}MAILBOX.{KNOWN[0]}.>", f"{AI}INBOX.box", f"{AI}PUBLIC.LIST", f"{AI}BROADCAST.system.>"):
+        subscribe = f"SUB {subject} 1\r\nSUB {subject} q 2\r\nUNSUB 2 2\r\n".encode()
+        found += [_CUT.join((subscribe, *joined[at : at + 3], OTHER, subscribe, WAIT + b"\5")) for at in (0, 2, 11)]
+    return found
 
 
 def requests() -> list[bytes]:
