@@ -2,7 +2,8 @@
 
 An input is cut into steps at STEP. One that begins with `=` is a message put together in order (subject and reply,
 header lines and payload, cut at FIELD; the subject stands after the mq9 prefix unless it begins with `=`), `+` lets
-time pass, `@` gives the word to the next client; every other one is a chunk of bytes.
+time pass, `@` gives the word to the next client, `!` answers the newest message with a reply subject; every other one
+is a chunk of bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from random import Random
 from unittest.mock import patch
 from zlib import crc32
 
-from broker.inprocess import AI, OPTIONS, Broker, Client
+from broker.inprocess import AI, OPTIONS, Broker, Client, pub
 from fuzz.parser import pieces
 from mq9_broker import hub
 from mq9_broker.model import Limits
@@ -24,7 +25,7 @@ from mq9_broker.model import Limits
 #: The longest input that is worth its time.
 LONGEST = 1024
 STEP, FIELD = 0xFE, 0xFD
-MESSAGE, WAIT, OTHER = b"=", b"+", b"@"
+MESSAGE, WAIT, OTHER, ANSWER = b"=", b"+", b"@", b"!"
 SECRET = re.compile(rb"m-[a-z2-7]{26}")
 #: A reply subject that is the address for answers, in its secret form.
 _ANSWERS = re.compile(
@@ -101,8 +102,8 @@ class Scene:
                 if self._waited <= _LONGEST_WAIT:
                     self.broker.advance(rest[0])
             else:
-                chunk = message(rest) if kind == MESSAGE else step
                 client = self.client
+                chunk = message(rest) if kind == MESSAGE else answer(client, rest) if kind == ANSWER else step
                 for piece in pieces(chunk, lot) if lot else [chunk]:
                     client.feed(piece)
                 self.broker.settle()
@@ -182,6 +183,12 @@ def message(rest: bytes) -> bytes:
         return b"PUB %b %d\r\n%b\r\n" % (subject, len(payload), payload)
     block = b"NATS/1.0\r\n" + lines + b"\r\n"
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (subject, len(block), len(block) + len(payload), block, payload)
+
+
+def answer(client: Client, payload: bytes) -> bytes:
+    """A message to the newest reply subject that a client got; nothing when it got none."""
+    replies = [frame.reply for frame in client.frames if frame.reply]
+    return pub(f"={replies[-1]}", payload) if replies else b""
 
 
 class _Defects(logging.Handler):

@@ -9,15 +9,37 @@ from pathlib import Path
 
 from broker import test_fuzz, test_headers, test_runs, test_wire
 from broker.inprocess import AI
-from fuzz.broker import CLIENTS, FIELD, KNOWN, MESSAGE, OTHER, STEP, WAIT
+from fuzz.broker import ANSWER, CLIENTS, FIELD, KNOWN, MESSAGE, OTHER, STEP, WAIT
 from mq9_broker.headers import FIRST_LINE
 from mq9_broker.model import CODES
 from test_transcripts import FILES, read
 
 ENVELOPE = ("PUB ", "HPUB ", "SUB ", "UNSUB ", "PING\r\n", "PONG\r\n", "CONNECT {", "INFO {", "+OK\r\n", "-ERR ")
 CONNECT = ("verbose", "pedantic", "echo", "headers", "no_responders", "protocol", "true", "false", "null", "NaN")
-SUBJECTS = (AI, "*", ">", ".*", ".>", "..", "_INBOX.c2.x", "$SYS.", *(f"{AI}{verb}" for verb in test_fuzz.VERBS))
+SUBJECTS = (
+    AI,
+    "*",
+    ">",
+    ".*",
+    ".>",
+    "..",
+    "_INBOX.c2.x",
+    "$SYS.",
+    f"{AI}ACK.",
+    *(f"{AI}{verb}" for verb in test_fuzz.VERBS),
+)
 OTHERS = ("\r\n", "\n", "\r", "\0", "NATS/1.0\r\n", "NATS/1.0 503\r\n", "\r\n\r\n", "99999999999999999999", "-1", "1e9")
+MARKS = (
+    "+ACK",
+    "-NAK",
+    '-NAK {"delay":1000000000}',
+    "+WPI",
+    "+TERM",
+    "mq9-tags",
+    "mq9-receipt",
+    "delivered,acked,dead,expired",
+)
+NAMES = ("subscribe", "dead_letter", "max_deliver", "retain", "tags")
 
 _CUT = bytes((STEP,))
 _ID = re.compile(rb"([ms])-[a-z2-7]{26}")
@@ -25,8 +47,19 @@ _ID = re.compile(rb"([ms])-[a-z2-7]{26}")
 
 def dictionary() -> list[bytes]:
     """Words that mean something."""
-    words = [*ENVELOPE, *CONNECT, *SUBJECTS, *OTHERS, *KNOWN, *CODES, *test_fuzz.FIELDS, *test_fuzz.HEADERS]
-    steps = [_CUT, bytes((FIELD,)), _CUT + WAIT + b"\5" + _CUT, _CUT + OTHER + _CUT, _CUT + MESSAGE]
+    words = [
+        *ENVELOPE,
+        *CONNECT,
+        *SUBJECTS,
+        *OTHERS,
+        *MARKS,
+        *NAMES,
+        *KNOWN,
+        *CODES,
+        *test_fuzz.FIELDS,
+        *test_fuzz.HEADERS,
+    ]
+    steps = [_CUT, bytes((FIELD,)), _CUT + WAIT + b"\5" + _CUT, _CUT + OTHER + _CUT, _CUT + MESSAGE, _CUT + ANSWER]
     return steps + [word.replace("{}", "x").encode() for word in dict.fromkeys(words) if word]
 
 
@@ -59,7 +92,10 @@ def broker() -> list[bytes]:
             found.append(_CUT.join((listener, OTHER, listener, stream, OTHER, stream)))
     for subject in (f"{AI}MAILBOX.{KNOWN[0]}.>", f"{AI}INBOX.box", f"{AI}PUBLIC.LIST", f"{AI}BROADCAST.system.>"):
         subscribe = f"SUB {subject} 1\r\nSUB {subject} q 2\r\nUNSUB 2 2\r\n".encode()
-        found += [_CUT.join((subscribe, *joined[at : at + 3], OTHER, subscribe, WAIT + b"\5")) for at in (0, 2, 11)]
+        found += [_CUT.join((subscribe, *joined[at : at + 3], OTHER, subscribe, WAIT + b"\5")) for at in (0, 2, 4, 7)]
+    tasks = (*joined[4:6], f"SUB {AI}INBOX.n workers 1\r\n".encode())
+    for word in ("+ACK", "-NAK", '-NAK {"delay":1000000000}', "+WPI", "+TERM", "soon"):
+        found.append(_CUT.join((*tasks, ANSWER + word.encode(), WAIT + b"\2", ANSWER, joined[6], b"PONG\r\n")))
     return found
 
 
@@ -76,7 +112,17 @@ def messages() -> list[tuple[str, bytes, bytes]]:
         (f"MAILBOX.{ours}.urgent", {"mq9-ttl": 5, "mq9-delay": 1, "mq9-hops": 2, "mq9-from": ours, "A": "b"}, b"hello"),
         (f"INBOX.{KNOWN[1]}", {"Nats-Msg-Id": "one", "mq9-priority": "critical"}, b"\xff\0"),
         ("MAILBOX.CREATE", {}, {"name": "n.x", "public": True, "ttl": 60, "desc": "d", "type": "latest"}),
-        ("MAILBOX.CREATE", {}, {"storage": "memory", "ack_wait": 5}),
+        ("MAILBOX.CREATE", {}, {"storage": "memory", "ack_wait": 5, "max_msgs": 2, "subscribe": ["a.*", "b.>"]}),
+        (
+            "MAILBOX.CREATE",
+            {},
+            {"name": "n", "ack": "explicit", "retain": "ack", "max_deliver": 1, "dead_letter": "box", "ack_wait": 1},
+        ),
+        ("MAILBOX.n", {"mq9-from": ours, "mq9-receipt": "delivered,acked,dead,expired", "mq9-ttl": 3}, b"one"),
+        ("MSG.FETCH.n", {}, {"group_name": "g", "config": {"max_wait_ms": 0}}),
+        (f"MAILBOX.{ours}", {"mq9-key": "k", "mq9-tags": "x, y"}, b"one"),
+        (f"MAILBOX.QUERY.{ours}", {}, {"key": "k", "tags": ["x"]}),
+        ("BROADCAST.a.b", {"mq9-from": ours}, b"news"),
         (f"MAILBOX.QUERY.{ours}", {}, {"limit": 2, "after": "2.1", "since": 1, "group_name": "g"}),
         (f"MSG.FETCH.{ours}", {}, {"group_name": "g", "member": "m", "ack": [1], "config": {"max_wait_ms": 100}}),
         (f"MSG.FETCH.{ours}", {}, {"deliver": "from_id", "from_id": 2, "config": {"num_msgs": 1, "max_wait_ms": 0}}),
