@@ -145,6 +145,7 @@ class AsyncMailbox:
         delay: int | None = None,
         hops: int | None = None,
         dedup_id: str | None = None,
+        receipts: Iterable[str] = (),
         headers: Mapping[str, str] | None = None,
     ) -> Sent:
         """Stores a message in the mailbox `to` and returns when it is stored; a broken connection stores it once.
@@ -152,7 +153,7 @@ class AsyncMailbox:
         `sender` is a mail_id or owner address of one's own: readers see its public form, checked by the broker.
         `reply_to` is the address answers go to, one that readers may know; it travels in the header Reply-To.
         `ttl` and `delay` count from now. The same `dedup_id` within two minutes stores nothing new. `hops` is how many
-        replies led to this one.
+        replies led to this one. `receipts` names what `sender`'s mailbox is told of: delivered, acked, expired, dead.
         """
         address = address_of(to)
         sent = dict(headers or {})
@@ -161,6 +162,8 @@ class AsyncMailbox:
         priority = priority or priority_of(to)
         if sender is not None:
             sent["mq9-from"] = address_of(sender)
+        if events := ",".join(receipts):
+            sent["mq9-receipt"] = events
         for header, value in (("mq9-ttl", ttl), ("mq9-delay", delay), ("mq9-hops", hops), ("mq9-priority", priority)):
             if value is not None:
                 sent[header] = str(value)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SLICE = 5.0  # seconds a single request waits: what it is given after a cancelled call waits no longer for its reader
 KEEP_EVERY = 20.0  # seconds between two prolongations
 KEEP_FOR = 3600.0  # seconds an agent that does not read again keeps what it was shown from others of its group
+RECEIPT = "receipt"  # the type of what the broker says of a message of one's own
 PLACES = 1000  # mailboxes and groups one agent reads
 
 OnWait = Callable[[float], Awaitable[None]]
@@ -216,6 +217,8 @@ class Reader:
         letter = unseal(message.payload)
         if message.reply_to:
             letter = replace(letter, reply_to=message.reply_to)
+        if "mq9-receipt" in message.headers:
+            letter = replace(letter, type=RECEIPT)
         return Mail(
             msg_id=message.msg_id,
             letter=letter,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 OWN_GROUP = "inbox"  # the group with which an agent reads its own mailbox
 SESSIONS = 10_000  # agent sessions one process remembers
 MADE = 100  # mailboxes one agent made and can speak as
+RECEIPTS = ("delivered", "expired", "dead")  # what a sender who wants a receipt is told of
 NAMES = 1000  # public names that are looked through for one like an unknown recipient
 
 Agents: TypeAlias = "Recent[str, Agent]"
@@ -177,18 +178,20 @@ class Agent:
         correlation_id: str = "",
         ttl: int | None = None,
         delay: int | None = None,
+        receipt: bool = False,
     ) -> Sent | None:
         """Stores a message in the mailbox `to`; None for a broadcast, which nobody stores.
 
         The broker proves to the reader who sent it: this agent's own mailbox, or that of `reply_to` when it is a
-        private address or one that this agent made. A private address itself never gets into the message.
+        private address or one that this agent made. A private address itself never gets into the message. With
+        `receipt` that mailbox is told when the message was first read, and when it is gone without an acknowledgement.
         """
         letter = Letter(body, subject, correlation_id=correlation_id)
         if to.startswith("broadcast."):
-            if priority or ttl is not None or delay is not None:
+            if priority or ttl is not None or delay is not None or receipt:
                 raise MailboxError(
-                    "a broadcast is not stored: `priority`, `ttl_seconds` and `delay_seconds` mean nothing to it. "
-                    "Leave them out, or send to a mailbox"
+                    "a broadcast is not stored: `priority`, `ttl_seconds`, `delay_seconds` and `receipt` mean nothing "
+                    "to it. Leave them out, or send to a mailbox"
                 )
             await self._broadcast(to, letter, reply_to)
             return None
@@ -207,6 +210,7 @@ class Agent:
                 delay=delay,
                 hops=hops or None,
                 dedup_id=dedup_id,
+                receipts=RECEIPTS if receipt else (),
             )
 
         with self._guard.counting(address, body):

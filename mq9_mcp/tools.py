@@ -143,6 +143,7 @@ def make_tools(handed: Handed) -> list[Tool]:
         correlation_id: Annotated[str, Field(max_length=200, description="in a reply: the one of the message")] = "",
         ttl_seconds: Annotated[int | None, Field(ge=1, description="gone after; default: with the mailbox")] = None,
         delay_seconds: Annotated[int | None, Field(ge=1, description="comes after")] = None,
+        receipt: Annotated[bool, Field(description="get a message when it is first read, or lost")] = False,
     ) -> Annotated[CallToolResult, SentMessage]:
         agent = agent_of(ctx.request_context, reply_to)
         sent = await agent.send(
@@ -154,6 +155,7 @@ def make_tools(handed: Handed) -> list[Tool]:
             correlation_id=correlation_id,
             ttl=ttl_seconds,
             delay=delay_seconds,
+            receipt=receipt,
         )
         unread = await agent.unread()
         if sent is None:

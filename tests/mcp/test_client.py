@@ -152,6 +152,20 @@ async def test_a_repeated_id_is_stored_once(mq9: AsyncMailbox) -> None:
     assert (await mq9.query(made.mail_id)).unread == 1
 
 
+async def test_receipts_tell_of_the_events_asked_for(mq9: AsyncMailbox) -> None:
+    me, other = await mq9.create(), await mq9.create()
+    await mq9.send(other.send_only, "order", sender=me.mail_id, receipts=("delivered", "acked"))
+    (order,) = (await mq9.fetch(other.mail_id, group="g")).messages
+    await mq9.fetch(other.mail_id, group="g", ack=[order.msg_id])
+    told = (await mq9.query(me.mail_id)).messages
+    assert [(message.headers["mq9-receipt"], message.sender) for message in told] == [
+        ("delivered", other.send_only),
+        ("acked", other.send_only),
+    ]
+    with pytest.raises(MailboxError, match="mq9-receipt needs mq9-from"):
+        await mq9.send(other.send_only, "order", receipts=("acked",))
+
+
 async def test_a_delayed_message_has_no_id_yet(mq9: AsyncMailbox) -> None:
     made = await mq9.create()
     assert (await mq9.send(made.send_only, "later", delay=3600)).msg_id == -1

@@ -29,6 +29,7 @@ ARGUMENTS = {
         "correlation_id",
         "ttl_seconds",
         "delay_seconds",
+        "receipt",
     ],
     "check_inbox": ["mailbox", "wait_seconds", "limit", "group", "include_read"],
     "list_public": ["prefix"],

@@ -152,6 +152,22 @@ async def test_a_message_may_expire_and_may_come_later(alice: Client, bob: Clien
     assert bodies(await call(bob, "check_inbox", wait_seconds=5)) == ["later"]
 
 
+async def test_a_receipt_says_that_it_was_read(alice: Client, bob: Client) -> None:
+    """And another one that it expired unread; who does not ask hears nothing."""
+    to_bob = await own_address(bob)
+    await call(alice, "send", to=to_bob, body="unasked")
+    msg_id = (await call(alice, "send", to=to_bob, body="asked", receipt=True))["msg_id"]
+    assert bodies(await call(alice, "check_inbox")) == []
+    await call(bob, "check_inbox")
+    (told,) = (await call(alice, "check_inbox", wait_seconds=5))["messages"]
+    assert (told["type"], told["from"], told["priority"]) == ("receipt", to_bob, "notify")
+    said = json.loads(told["body"])
+    assert (said["event"], said["mail_id"], said["msg_id"]) == ("delivered", to_bob, msg_id)
+    await call(alice, "send", to=to_bob, body="stale", receipt=True, ttl_seconds=1)
+    (told,) = (await call(alice, "check_inbox", wait_seconds=5))["messages"]
+    assert json.loads(told["body"])["event"] == "expired"
+
+
 # what was read
 
 
@@ -380,7 +396,7 @@ async def test_a_broadcast_is_heard_and_not_stored(alice: Client, peer: Peer) ->
 # what is refused
 
 
-@pytest.mark.parametrize("given", [{"priority": "urgent"}, {"ttl_seconds": 5}, {"delay_seconds": 5}])
+@pytest.mark.parametrize("given", [{"priority": "urgent"}, {"ttl_seconds": 5}, {"delay_seconds": 5}, {"receipt": True}])
 async def test_a_broadcast_takes_nothing_that_storing_needs(alice: Client, given: dict[str, object]) -> None:
     assert "a broadcast is not stored" in await refused(alice, "send", to="broadcast.a.b", body="x", **given)
 
