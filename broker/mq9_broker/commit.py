@@ -13,7 +13,7 @@ from typing import Any
 from mq9_broker import wire
 from mq9_broker.clock import Clock
 from mq9_broker.errors import StoreError
-from mq9_broker.groups import Group
+from mq9_broker.group import Group
 from mq9_broker.hub import Hub, Promise
 from mq9_broker.mailboxes import Mailbox
 from mq9_broker.model import Change

@@ -15,7 +15,7 @@ from mq9_broker.model import NEVER, WATCHED, WORDS, Change
 
 if TYPE_CHECKING:
     from mq9_broker.board import Board
-    from mq9_broker.groups import Group
+    from mq9_broker.group import Group
     from mq9_broker.mailboxes import Mailbox, Mailboxes
     from mq9_broker.messages import Messages
     from mq9_broker.session import Subscription

@@ -12,7 +12,8 @@ from mq9_broker import subjects, wire
 from mq9_broker.board import SUBJECT, Board
 from mq9_broker.errors import Mq9Error
 from mq9_broker.feeds import SLICE, BoardFeed, DirectoryFeed, Feed, MailboxFeed, Member
-from mq9_broker.groups import Group, Groups, check_group
+from mq9_broker.group import Group
+from mq9_broker.groups import Groups, check_group
 from mq9_broker.mailboxes import Mailbox, Mailboxes
 from mq9_broker.messages import Messages
 from mq9_broker.model import PREFIX, Change, Counters, Limits

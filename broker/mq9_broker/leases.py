@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mq9_broker.model import NEVER
 
 if TYPE_CHECKING:
-    from mq9_broker.groups import Group
+    from mq9_broker.group import Group
 
 #: 128 bits: nobody guesses where another one's message is acknowledged.
 _TOKEN_BYTES = 16

@@ -15,7 +15,7 @@ from mq9_broker.store import Store
 from mq9_broker.store.pending import Pending
 
 if TYPE_CHECKING:
-    from mq9_broker.groups import Group
+    from mq9_broker.group import Group
 
 _IN_USE = 4096
 

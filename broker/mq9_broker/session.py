@@ -13,7 +13,7 @@ from mq9_broker.model import PREFIX, Limits
 
 if TYPE_CHECKING:
     from mq9_broker.feeds import Feed
-    from mq9_broker.groups import Group
+    from mq9_broker.group import Group
     from mq9_broker.hub import Hub
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from mq9_broker import addresses, headers
+from mq9_broker import addresses
 from mq9_broker.board import SUBJECT as CAPABILITY
 from mq9_broker.dialects.acks import Acknowledger
+from mq9_broker.dialects.drafts import SECONDS, Drafts
 from mq9_broker.dialects.fields import Fields
 from mq9_broker.dialects.reading import Fetch, Reader
 from mq9_broker.errors import Mq9Error
@@ -19,25 +19,17 @@ from mq9_broker.feeds import listing
 from mq9_broker.hub import Hub
 from mq9_broker.mailboxes import Mailbox, require_ttl
 from mq9_broker.messages import EXAMINED
-from mq9_broker.model import CODES, NEVER, NORMAL, PREFIX, RECEIPTS, TIER_OF, TIERS, WORDS, Draft, Settings
+from mq9_broker.model import CODES, NEVER, NORMAL, PREFIX, TIER_OF, TIERS, WORDS, Draft, Settings
 from mq9_broker.patterns import MAX_PATTERNS, check_patterns
 from mq9_broker.session import Session
 
 _PREFIX = PREFIX.encode()
 _ROUTES = 8192
 _LONGEST_ROUTE = 192
-_OURS = (
-    *("mq9-priority", "mq9-ttl", "mq9-delay", "mq9-hops", "mq9-from", "mq9-key", "mq9-tags", "mq9-receipt"),
-    "nats-msg-id",
-)
-_BROKER_ONLY = ("mq9-msg-id", "mq9-time", "mq9-expires", "mq9-deliveries", "mq9-subject", "mq9-reply-to")
-#: A hundred years: no longer time is meant.
-_SECONDS = 3_155_760_000
 _MOST = 1_000_000_000
 #: So many mailboxes store a broadcast at the most.
 _KEEPERS = 1000
 _DOMAIN = len(PREFIX) + len("BROADCAST.")
-_FROM = re.compile(rb"(?im)^(mq9-from:[ \t]*)(m-[a-z2-7]{26})")
 
 
 Operation = Callable[["Request"], bytes | None]
@@ -81,6 +73,7 @@ class Native:
         self._messages = hub.messages
         self._reader = Reader(hub)
         self._acknowledger = Acknowledger(hub)
+        self._drafts = Drafts(hub.mailboxes, hub.limits)
         self._routes: dict[bytes, Route] = {}
         self._operations: dict[tuple[str, str], Operation | None] = {
             ("MAILBOX", "QUERY"): self._query,
@@ -225,7 +218,7 @@ class Native:
         if answers:
             reply = self._answer_address(reply)
         # (the draft may look up the sender, and a mailbox that is looked up may push out one that was)
-        draft = self._draft(header, now) if header or answers else None
+        draft = self._drafts.of_message(header, now) if header or answers else None
         mailbox = self._mailboxes.find(route.kept, now)
         if mailbox is None:
             raise _missing(route.shown)
@@ -243,73 +236,11 @@ class Native:
             return None
         return b'{"error":"","msg_id":%d%b}' % (msg_id, b',"duplicate":true' if duplicate else b"")
 
-    def _draft(self, block: bytes, now: int) -> Draft:
-        """What the header block asks for; the headers that are ours are taken out of it."""
-        draft = Draft()
-        if len(block) > self._hub.limits.max_headers:
-            raise Mq9Error(f"the headers have {len(block)} bytes, allowed are {self._hub.limits.max_headers}")
-        lines = headers.lines_of(block)
-        pairs = headers.parse(lines)
-        kept = []
-        seen = set()
-        for line, (name, value) in zip(lines.split(b"\r\n"), pairs, strict=False):
-            name = name.lower()
-            if name in _BROKER_ONLY or name.startswith("mq9-dead-"):
-                continue
-            if name not in _OURS:
-                kept.append(line + b"\r\n")
-                continue
-            if name in seen:
-                raise Mq9Error(f"header {name} is given twice")
-            seen.add(name)
-            if name == "mq9-tags":
-                kept.append(b"mq9-tags: " + ",".join(_tags(value)).encode() + b"\r\n")
-            else:
-                self._header(draft, name, value, now)
-        if draft.receipts and not draft.sender:
-            raise Mq9Error("header mq9-receipt needs mq9-from, the mail_id or owner address that receipts go to")
-        draft.lines = b"".join(kept)
-        return draft
-
-    def _header(self, draft: Draft, name: str, value: str, now: int) -> None:
-        if name == "mq9-priority":
-            if value not in CODES:
-                raise Mq9Error(f"header mq9-priority: unknown priority {value[:60]!r}, use {', '.join(WORDS)}")
-            draft.code = CODES[value]
-        elif name == "mq9-ttl":
-            draft.ttl = _number(name, value, _SECONDS)
-        elif name == "mq9-delay":
-            draft.delay = _number(name, value, _SECONDS)
-        elif name == "mq9-hops":
-            draft.hops = _number(name, value, 65_534)
-        elif name == "nats-msg-id":
-            if not value:
-                raise Mq9Error("header Nats-Msg-Id is empty")
-            draft.dedup = value.encode()
-        elif name == "mq9-from":
-            mailbox = self._mailboxes.find(addresses.send_only(value), now) if addresses.is_secret(value) else None
-            if mailbox is None:
-                shown = "that address" if addresses.is_secret(value) else repr(value[:60])
-                raise Mq9Error(f"header mq9-from: {shown} is not the mail_id or owner address of a living mailbox")
-            draft.sender = mailbox.address.encode()
-        elif name == "mq9-key":
-            if not value:
-                raise Mq9Error("header mq9-key is empty")
-            draft.key = value.encode()
-        else:
-            for event in value.split(","):
-                if event.strip() not in RECEIPTS:
-                    raise Mq9Error(
-                        f"header mq9-receipt: unknown event {event.strip()[:60]!r}, use {', '.join(RECEIPTS)}"
-                    )
-                draft.receipts |= RECEIPTS[event.strip()]
-
     def _broadcast(self, request: Request) -> None:
         hub, header = self._hub, request.header
         subject = request.route.shown.encode()
         if header and b"mq9-from" in header.lower():
-            # nobody is shown a secret, here neither
-            header = _FROM.sub(self._shareable, header)
+            header = self._drafts.without_secret(header, request.now)
         if not hub.refusing:
             if subject == CAPABILITY:
                 hub.board.declare(request.payload, request.now)
@@ -325,7 +256,9 @@ class Native:
         kept: set[Mailbox] = set()
         for address in islice(wanted, EXAMINED):
             if draft is None:
-                draft = self._broadcast_draft(request)
+                draft = self._drafts.of_broadcast(
+                    request.route.shown, request.reply, request.header, request.payload, now
+                )
             mailbox = self._mailboxes.find(address, now)
             if mailbox is None or mailbox in kept or not self._messages.has_room(mailbox, draft.key, now):
                 continue
@@ -334,32 +267,12 @@ class Native:
             if len(kept) >= _KEEPERS:
                 return
 
-    def _broadcast_draft(self, request: Request) -> Draft:
-        """A broadcast as it is stored. It is pub/sub in the first place, which takes any headers: where those that are
-        ours would be refused in a message they do not count."""
-        try:
-            draft = self._draft(request.header, request.now)
-        except Mq9Error:
-            lines = [line for line in request.header.split(b"\r\n") if not line.lower().startswith(b"mq9-")]
-            try:
-                draft = self._draft(b"\r\n".join(lines), request.now)
-            except Mq9Error:
-                draft = Draft()
-        draft.lines = b"mq9-subject: " + request.route.shown.encode() + b"\r\n" + draft.lines
-        draft.payload = request.payload
-        draft.reply = request.reply if request.reply.startswith(_PREFIX) else b""
-        return draft
-
-    def _shareable(self, line: re.Match[bytes]) -> bytes:
-        mailbox = self._mailboxes.find(addresses.send_only(line[2].decode()), self._hub.now)
-        return line[1] + (mailbox.address if mailbox is not None else addresses.send_only(line[2].decode())).encode()
-
     # mailboxes
 
     def _create(self, request: Request) -> bytes:
         fields = Fields.parse(request.payload)
         limits = self._hub.limits
-        ttl = require_ttl(fields.integer("ttl", min(86_400, limits.max_ttl or 86_400), 0, _SECONDS), limits)
+        ttl = require_ttl(fields.integer("ttl", min(86_400, limits.max_ttl or 86_400), 0, SECONDS), limits)
         public, name = fields.boolean("public"), fields.text("name", limit=4096)
         dead_letter = fields.text("dead_letter", limit=4096)
         settings = Settings(
@@ -411,7 +324,7 @@ class Native:
         fields = Fields.parse(request.payload)
         mailbox = self._owned(request, "renew")
         limits = self._hub.limits
-        ttl = require_ttl(fields.integer("ttl", mailbox.settings.ttl, 0, _SECONDS), limits)
+        ttl = require_ttl(fields.integer("ttl", mailbox.settings.ttl, 0, SECONDS), limits)
         self._mailboxes.renew(mailbox, ttl, request.now)
         return _json({"error": "", "ttl": ttl, "expires_at": _seconds(mailbox.expires)})
 
@@ -477,19 +390,6 @@ def _no_answer(reply: bytes) -> Mq9Error:
 
 def _missing(shown: str) -> Mq9Error:
     return Mq9Error(f"mailbox {shown} does not exist")
-
-
-def _tags(value: str) -> list[str]:
-    tags = [tag.strip() for tag in value.split(",")]
-    if not all(tags):
-        raise Mq9Error(f"header mq9-tags must be tags with commas between them, not {value[:60]!r}")
-    return tags
-
-
-def _number(name: str, value: str, highest: int) -> int:
-    if not value.isascii() or not value.isdigit() or len(value) > 12 or int(value) > highest:
-        raise Mq9Error(f"header {name} must be a whole number from 0 to {highest}, not {value[:60]!r}")
-    return int(value)
 
 
 def _seconds(expires: int) -> int | None:

@@ -9,7 +9,8 @@ from json.encoder import encode_basestring
 from mq9_broker import headers, keys
 from mq9_broker.dialects.fields import Fields
 from mq9_broker.errors import Mq9Error
-from mq9_broker.groups import MAX_WAITING, Group, check_acknowledge, check_group
+from mq9_broker.group import MAX_WAITING, Group
+from mq9_broker.groups import check_acknowledge, check_group
 from mq9_broker.hub import Hub
 from mq9_broker.mailboxes import Mailbox
 from mq9_broker.messages import EXAMINED, TAGS
