@@ -78,6 +78,7 @@ def test_what_has_expired_is_invisible_before_it_is_swept(broker: Broker, wire: 
     client.send(2000 * pub(AI + "MAILBOX.CREATE", b'{"ttl":1}', reply="r"))
     gone = [json.loads(message.payload)["mail_id"] for message in client.messages(2000)]
     lasting = client.ask("MAILBOX.CREATE")["mail_id"]
+    gone.append(client.ask("MAILBOX.CREATE", {"ttl": 1})["mail_id"])
     follower.settle(f"SUB {AI}INBOX.{gone[-1]} 1\r\n")
     client.settle(1500 * pub(f"{AI}MAILBOX.{lasting}", b"x", headers=b"mq9-ttl: 1\r\n"))
     client.settle(pub(f"{AI}MAILBOX.{lasting}", b"stays"))
@@ -89,7 +90,7 @@ def test_what_has_expired_is_invisible_before_it_is_swept(broker: Broker, wire: 
         client.send(f"SUB {AI}INBOX.{lasting} all\r\nSUB {AI}INBOX.{lasting} g group\r\n")
     finally:
         os.kill(broker.pid, signal.SIGCONT)
-    got = client.messages(2004)
+    got = client.messages(2005)
     query, fetch, *sends = [json.loads(message.payload) for message in got if message.sid == "1"]
     delivered = [(message.sid, message.payload) for message in got if message.sid != "1"]
     assert sorted(delivered) == [("all", b"stays"), ("group", b"stays")]
