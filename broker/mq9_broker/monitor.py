@@ -12,9 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 import h11
@@ -25,7 +23,6 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mq9_broker import __version__, reports
 from mq9_broker.addresses import without_secrets
@@ -33,6 +30,7 @@ from mq9_broker.clock import Clock
 from mq9_broker.commit import Committer
 from mq9_broker.config import Config
 from mq9_broker.errors import Mq9Error
+from mq9_broker.hosts import Named, is_local
 from mq9_broker.metrics import Metrics, process_figures
 from mq9_broker.pace import paced
 from mq9_broker.process import Processor
@@ -84,10 +82,11 @@ class Monitor:
         family, _, _, _, address = min(found)
         listener = socket.create_server(address, family=family)
         self.port = listener.getsockname()[1]
-        local = ip_address(listener.getsockname()[0]).is_loopback
         self._http = _Http(
             uvicorn.Config(
-                self._application(frozenset((host.lower(), "localhost")) if local else None),
+                self._application(
+                    frozenset((host.lower(), "localhost")) if is_local(listener.getsockname()[0]) else None
+                ),
                 http="h11",
                 ws="none",
                 lifespan="off",
@@ -124,7 +123,7 @@ class Monitor:
         )
         application = Starlette(
             routes=[Route(path, page, methods=["GET"]) for path, page in pages],
-            middleware=[Middleware(_Named, names=names)] if names is not None else [],
+            middleware=[Middleware(Named, names=names)] if names is not None else [],
             exception_handlers={Mq9Error: _bad_request, HTTPException: _no_page, Exception: _defect},
         )
         application.router.redirect_slashes = False
@@ -186,33 +185,6 @@ class _Http(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
-
-
-class _Named:
-    """Refuses requests for another host's name: on a port of this machine only, that is a web page of somebody else's
-    which had its own name point here, to read with the user's browser what is not for it."""
-
-    def __init__(self, application: ASGIApp, names: frozenset[str]) -> None:
-        self._application = application
-        self._names = names
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = self._application
-        for name, value in scope.get("headers", ()):
-            if name == b"host" and not self._ours(value.decode("latin-1")):
-                text = f"{value.decode('latin-1')!r} is no name of this port: ask for localhost, or for its address\n"
-                answer = PlainTextResponse(without_secrets(text), 403)
-        await answer(scope, receive, send)
-
-    def _ours(self, value: str) -> bool:
-        try:
-            host = urlsplit(f"//{value}").hostname or ""
-            if host in self._names:
-                return True
-            ip_address(host)
-        except ValueError:
-            return False
-        return True
 
 
 def _streamed(report: dict[str, Any]) -> Response:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mq9_broker import __version__, subjects
@@ -16,6 +15,7 @@ from mq9_broker.errors import Mq9Error
 from mq9_broker.model import PREFIX
 from mq9_broker.pace import paced
 from mq9_broker.process import resident
+from mq9_broker.times import duration, span, stamp
 
 if TYPE_CHECKING:
     from mq9_broker.config import Config
@@ -277,26 +277,3 @@ def _hears(subscription: Subscription, subject: bytes) -> bool:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
-
-
-def stamp(ms: int) -> str:
-    """A time as RFC 3339."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def span(ms: int) -> str:
-    """How long something lasts: 1y2d3h4m5s, from its largest part on."""
-    seconds = max(ms, 0) // 1000
-    text = ""
-    for unit, size in (("y", 31_536_000), ("d", 86_400), ("h", 3600), ("m", 60)):
-        count, seconds = divmod(seconds, size)
-        if text or count:
-            text += f"{count}{unit}"
-    return f"{text}{seconds}s"
-
-
-def duration(ms: float) -> str:
-    """A short time as Go writes it: 354µs, 1.25ms, 2.5s."""
-    if ms < 1:
-        return f"{round(ms * 1000)}µs" if ms else "0s"
-    return f"{ms:.6g}ms" if ms < 1000 else f"{ms / 1000:.6g}s"

@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from broker.inprocess import AI, Broker, Client, FaultyStore, pub
-from mq9_broker import __version__, addresses, reports
+from mq9_broker import __version__, addresses, reports, times
 from mq9_broker.auth import User
 from mq9_broker.config import Config
 from mq9_broker.model import Limits
@@ -618,11 +618,11 @@ async def test_what_clients_say_of_themselves_stays_json(ask: Ask, broker: Broke
     ],
 )
 def test_spans(ms: int, text: str) -> None:
-    assert reports.span(ms) == text
+    assert times.span(ms) == text
 
 
 @pytest.mark.parametrize(
     ("ms", "text"), [(0, "0s"), (0.354, "354µs"), (1, "1ms"), (1.25, "1.25ms"), (2500, "2.5s"), (1000, "1s")]
 )
 def test_durations(ms: float, text: str) -> None:
-    assert reports.duration(ms) == text
+    assert times.duration(ms) == text
