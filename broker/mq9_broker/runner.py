@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ _ADDRESS_IN_USE = 6
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: Open files beside the connections: the store's, mostly.
 _OTHER_FILES = 4096
+_MACOS_FILES = 10_240
 _BROKEN = 1
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -110,7 +112,8 @@ def run(config: Config, reload: Callable[[], Config]) -> int:
     except ImportError:
         factory = None
     os.umask(0o077)  # mail is the user's own
-    _allow_connections(config.limits.max_connections)
+    most = _allow_connections(config.limits.max_connections)
+    config = replace(config, limits=replace(config.limits, max_connections=most))
     with DataDir(config.data_dir) as folder, asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(_serve(config, folder, reload))
 
@@ -210,18 +213,28 @@ def _tls(config: Config) -> Tls | None:
     )
 
 
-def _allow_connections(wanted: int) -> None:
-    """Each connection is an open file: take as many as the system gives."""
+def _allow_connections(wanted: int) -> int:
+    """Each connection is an open file: take as many as the system gives. How many connections that makes, so that none
+    takes the files that the store needs."""
     try:
         import resource
     except ImportError:  # Windows
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = wanted + _OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < hard:
-        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit than it says
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return wanted
+    needed = wanted + _OTHER_FILES
+    files, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for each in (needed if highest == resource.RLIM_INFINITY else min(needed, highest), _MACOS_FILES):
+        if files == resource.RLIM_INFINITY or files >= each:
+            break
+        # (macOS has a lower limit than it says)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (each, highest))
+            files = each
+    if files == resource.RLIM_INFINITY or files >= needed:
+        return wanted
+    most = max(1, files - min(_OTHER_FILES, files // 2))
+    if most < wanted:
+        _log.warning("at most %d connections: the system lets this process open %d files", most, files)
+    return min(wanted, most)
 
 
 async def _listen(server: Server, config: Config) -> None:

@@ -696,11 +696,31 @@ def test_a_broker_without_free_descriptors_lives_on(
             with closing(dial(broker.port)) as stream:
                 try:
                     return Wire(0, stream=stream, timeout=2).ask("MAILBOX.CREATE")["error"] == ""
-                except (OSError, ValueError):
+                except (OSError, ValueError, AssertionError):
                     return False
 
         assert eventually(served, within=10)
         assert first.ask("MAILBOX.CREATE")["error"] == ""
+        silent(broker)
+    finally:
+        broker.kill()
+
+
+def test_a_crowd_does_not_take_the_files_that_the_store_needs(
+    tmp_path: Path, wire: Callable[..., Wire], tcp: Tcp
+) -> None:
+    broker = Broker(tmp_path / "few")
+    broker.command = ["sh", "-c", 'ulimit -n 200; exec "$@"', "sh", *broker.command]
+    broker.start()
+    try:
+        sender = wire(broker, timeout=30)
+        address = sender.ask("MAILBOX.CREATE")["mail_id"]
+        crowd = [tcp(broker.port) for _ in range(150)]
+        for each in crowd[99:]:
+            assert rest_of(each).endswith(b"-ERR 'maximum connections exceeded'\r\n")
+        letters = pub(f"{AI}MAILBOX.{address}", bytes(200_000)) * 10
+        for _ in range(20):
+            assert [frame for frame in sender.settle(letters) if frame.op == "-ERR"] == []
         silent(broker)
     finally:
         broker.kill()
