@@ -23,6 +23,7 @@ SUBJECTS = (
     ".*",
     ".>",
     "..",
+    "_INBOX.c1.x",
     "_INBOX.c2.x",
     "$SYS.",
     f"{AI}ACK.",
@@ -102,7 +103,7 @@ def broker() -> list[bytes]:
 def requests() -> list[bytes]:
     """Single requests: subject and reply, header lines, payload."""
     mark = bytes((FIELD,))
-    return [mark.join((f"{subject} _INBOX.c2.x".encode(), lines, payload)) for subject, lines, payload in messages()]
+    return [mark.join((f"{subject} _INBOX.c1.x".encode(), lines, payload)) for subject, lines, payload in messages()]
 
 
 def messages() -> list[tuple[str, bytes, bytes]]:

@@ -15,6 +15,7 @@ from fuzz import broker, parser, requests, seeds
 from mq9_broker import headers, server, wire
 from mq9_broker.dialects.native import Native
 from mq9_broker.errors import ProtocolError
+from mq9_broker.session import Session
 
 CRASHES = sorted(path for path in (Path(__file__).parent / "crashes").glob("*/*"))
 
@@ -127,6 +128,15 @@ def test_a_neighbour_who_hears_too_much_is_noticed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Native, "publish", loud)
     with pytest.raises(AssertionError, match="MAILBOX"):
         broker.check(b"=MAILBOX.box _INBOX.c2.x")
+
+
+def test_an_answer_that_goes_to_whom_it_names_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def anywhere(self: Session, subject: bytes, payload: bytes) -> None:
+        self.hub.route(self, subject, b"", b"", payload)
+
+    monkeypatch.setattr(Session, "reply", anywhere)
+    with pytest.raises(AssertionError, match="error"):
+        broker.check(b"=PUBLIC.LIST _INBOX.c2.x")
 
 
 def test_a_header_block_read_in_two_ways_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
