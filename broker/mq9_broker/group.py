@@ -355,8 +355,13 @@ class Group:
             return
         self._changed = False
         tiers: list[tuple[int, list[int], list[int]]] = [(upto, [], []) for upto in self._upto]
-        for msg_id, tier in self._holes.items():
-            tiers[tier][1].append(msg_id)
+        used = set(self._holes.values())
+        if len(used) == 1:
+            # (the common case, without a look at each)
+            tiers[used.pop()][1].extend(self._holes)
+        else:
+            for msg_id, tier in self._holes.items():
+                tiers[tier][1].append(msg_id)
         for msg_id, tier in self._ahead.items():
             tiers[tier][2].append(msg_id)
         self.mailbox.pending.put(
