@@ -118,6 +118,6 @@ async def test_one_who_dies_costs_no_message(broker: Broker, connect: Connect) -
             broker.restart(hard=True)
             sender = await connect(broker)
         wire.reset()
-    rest = await sender.ask(f"MSG.FETCH.{name}", {"group_name": "g", "config": {"num_msgs": 1000, "max_wait_ms": 0}})
+    rest = await sender.ask(f"MSG.FETCH.{name}", {"group_name": "g", "config": {"num_msgs": 1000, "max_wait_ms": 5000}})
     assert sorted(done + [message["payload"] for message in rest["messages"]], key=int) == list(map(str, range(30)))
     assert len(ids(rest)) == 15
