@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     file = flags.pop("config")
     from mq9_broker.config import Config, load
     from mq9_broker.errors import StartError
-    from mq9_broker.runner import run, set_up_logging
+    from mq9_broker.logs import set_up_logging
+    from mq9_broker.runner import run
 
     def settings() -> Config:
         return load(file, os.environ, flags)

@@ -86,6 +86,7 @@ class Committer:
         self.after_turn: Callable[[], None] = lambda: None
         hub.wake_up = self.wake_up
         hub.end_turn = self.end_turn
+        hub.elapsed = clock.elapsed
 
     @property
     def congested(self) -> bool:

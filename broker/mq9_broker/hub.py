@@ -78,6 +78,8 @@ class Hub:
         self.wake_up: Callable[[], None] = _nobody
         #: ends the turn now, between two deliveries: what was said so far is written and takes no more memory
         self.end_turn: Callable[[], None] = _nobody
+        #: seconds of a stopwatch
+        self.elapsed: Callable[[], float] = float
         self.dialect: Dialect
         self.promises: list[Promise] = []
         #: what a FETCH of this turn leased and its answer has yet to say

@@ -1,11 +1,19 @@
-"""What this process takes of the machine."""
+"""What this process takes of the machine, and what it may."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import time
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+#: Open files beside the connections: the store's, mostly.
+_OTHER_FILES = 4096
+_MACOS_FILES = 10_240
 
 
 def resident() -> int:
@@ -31,3 +39,27 @@ class Processor:
         passed, taken = wall - self._wall, used - self._used
         self._wall, self._used = wall, used
         return round(100 * taken / passed, 1) if passed > 0 else 0
+
+
+def allow_connections(wanted: int) -> int:
+    """Each connection is an open file: take as many as the system gives. How many connections that makes, so that none
+    takes the files that the store needs."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return wanted
+    needed = wanted + _OTHER_FILES
+    files, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for each in (needed if highest == resource.RLIM_INFINITY else min(needed, highest), _MACOS_FILES):
+        if files == resource.RLIM_INFINITY or files >= each:
+            break
+        # (macOS has a lower limit than it says)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (each, highest))
+            files = each
+    if files == resource.RLIM_INFINITY or files >= needed:
+        return wanted
+    most = max(1, files - min(_OTHER_FILES, files // 2))
+    if most < wanted:
+        _log.info("at most %d connections: the system lets this process open %d files", most, files)
+    return min(wanted, most)

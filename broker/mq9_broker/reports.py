@@ -43,7 +43,7 @@ _ORDERS: dict[str, Callable[[Connection], int]] = {
     "last": lambda connection: -connection.last_activity,
     "idle": lambda connection: connection.last_activity,
     "uptime": lambda connection: -connection.session.client_id,
-    "rtt": lambda connection: -(connection.session.rtt or 0),
+    "rtt": lambda connection: -round((connection.session.rtt or 0) * 1000),
 }
 #: More bits than the number of a client has.
 _RANK = 48

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
+import gc
 import json
 import logging
 import os
-import re
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from mq9_broker import __version__, keys
+from mq9_broker import __version__, keys, process
 from mq9_broker.auth import Users, warn_if_exposed
 from mq9_broker.board import Board
 from mq9_broker.clock import Clock, SystemClock
@@ -46,13 +44,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_SECRET = re.compile(r"\bm-[a-z2-7]{26}\b")
 _STOP_SECONDS = 1.0
+#: When Python looks for garbage (gc.set_threshold): little of what a broker makes is ever part of a cycle.
+_GARBAGE = (20_000, 20, 100)
 _ADDRESS_IN_USE = 6
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-#: Open files beside the connections: the store's, mostly.
-_OTHER_FILES = 4096
-_MACOS_FILES = 10_240
 _BROKEN = 1
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -112,7 +108,7 @@ def run(config: Config, reload: Callable[[], Config]) -> int:
     except ImportError:
         factory = None
     os.umask(0o077)  # mail is the user's own
-    most = _allow_connections(config.limits.max_connections)
+    most = process.allow_connections(config.limits.max_connections)
     config = replace(config, limits=replace(config.limits, max_connections=most))
     with DataDir(config.data_dir) as folder, asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(_serve(config, folder, reload))
@@ -123,6 +119,9 @@ async def _serve(config: Config, folder: DataDir, reload: Callable[[], Config]) 
     clock = SystemClock()
     users, tls = Users(config.token, config.users), _tls(config)
     disk, memory = open_stores(config, folder)
+    # what is there by now stays, and what comes is connections: looking for garbage among them holds everybody up
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE)
     hub, committer = build(disk, memory, config.limits, clock, os.urandom, loop)
     server = Server(hub, committer, config.host, config.port, users, tls)
     monitor: Monitor | None = None
@@ -163,9 +162,10 @@ async def _serve(config: Config, folder: DataDir, reload: Callable[[], Config]) 
         code = await stopped
         if idle is not None:
             idle.cancel()
+        ending = [server.stop(_STOP_SECONDS)]
         if monitor is not None:
-            await monitor.stop()
-        await server.stop(_STOP_SECONDS)
+            ending.append(monitor.stop())
+        await asyncio.gather(*ending)
         alarm.stop()
         _log.info("stopped")
         return code
@@ -211,30 +211,6 @@ def _tls(config: Config) -> Tls | None:
         optional=config.tls_optional,
         seconds=config.limits.auth_timeout,
     )
-
-
-def _allow_connections(wanted: int) -> int:
-    """Each connection is an open file: take as many as the system gives. How many connections that makes, so that none
-    takes the files that the store needs."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return wanted
-    needed = wanted + _OTHER_FILES
-    files, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for each in (needed if highest == resource.RLIM_INFINITY else min(needed, highest), _MACOS_FILES):
-        if files == resource.RLIM_INFINITY or files >= each:
-            break
-        # (macOS has a lower limit than it says)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (each, highest))
-            files = each
-    if files == resource.RLIM_INFINITY or files >= needed:
-        return wanted
-    most = max(1, files - min(_OTHER_FILES, files // 2))
-    if most < wanted:
-        _log.warning("at most %d connections: the system lets this process open %d files", most, files)
-    return min(wanted, most)
 
 
 async def _listen(server: Server, config: Config) -> None:
@@ -336,24 +312,3 @@ async def _stop_when_idle(server: Server, seconds: int, clock: Clock, stop: Call
 def _watch(flight: Awaitable[None], done: Callable[[BaseException | None], None]) -> None:
     future = asyncio.ensure_future(flight)
     future.add_done_callback(lambda landed: done(landed.exception()))
-
-
-class LogLine(logging.Formatter):
-    """One line per record, `key=value`: time, level, where, and the message quoted."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        if record.exc_info:
-            message += "\n" + self.formatException(record.exc_info)
-        # nothing logs an address, but the text of an exception may hold a subject
-        message = _SECRET.sub("m-…", message)
-        stamp = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
-        where = record.name.removeprefix("mq9_broker.")
-        return f"time={stamp} level={record.levelname.lower()} at={where} msg={json.dumps(message, ensure_ascii=False)}"
-
-
-def set_up_logging(level: str) -> None:
-    """Log to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogLine())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -129,9 +129,9 @@ class Session:
         self._claims: dict[bytes, tuple[Group, int]] | None = None
         self.waiters: dict[Any, None] = {}
         self._pings: deque[list[Confirmation]] | None = None
-        self._pinged = 0
+        self._pinged = 0.0
         #: how long the client took to answer, in ms; None before it has
-        self.rtt: int | None = None
+        self.rtt: float | None = None
         self.unconfirmed: list[Confirmation] = []
         #: messages published by this client, and bytes of headers and payloads each way
         self.in_msgs = 0
@@ -274,11 +274,11 @@ class Session:
         """Ask whether the client is there."""
         self.send(wire.PING)
         self.pings.append([])
-        self._pinged = self.hub.now
+        self._pinged = self.hub.elapsed()
 
     def on_pong(self) -> None:
         if self._pings:
-            self.rtt = self.hub.now - self._pinged
+            self.rtt = round((self.hub.elapsed() - self._pinged) * 1000, 3)
             confirmed = self._pings.popleft()
             if not self._pings:
                 self._pings = None
