@@ -274,8 +274,11 @@ def _stale(path: Path) -> bool:
     except FileNotFoundError:
         return False
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
             return True
+        except BlockingIOError:
+            pass  # somebody listens, and has more to do than to accept us
     raise OSError(errno.EADDRINUSE, "another program listens there", str(path))

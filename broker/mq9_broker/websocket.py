@@ -192,6 +192,7 @@ class WebSocket(asyncio.Protocol, asyncio.Transport):
         response = protocol.accept(request)
         if isinstance(protocol.handshake_exc, InvalidOrigin):
             origin = request.headers["Origin"]
+            _log.info("a web page of %.200s is refused: ws_origins does not have it", origin)
             self._leave(self._refusal(HTTPStatus.FORBIDDEN, _STRANGER.format(origin=origin)))
         elif len(events) > 1 or protocol.eof_sent:
             self._leave(self._refusal(HTTPStatus.BAD_REQUEST, _HASTY))

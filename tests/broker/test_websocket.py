@@ -264,8 +264,9 @@ async def test_frames_before_the_answer_are_refused() -> None:
     ],
 )
 async def test_a_web_page_may_connect_when_its_origin_is_listed(
-    origins: tuple[str, ...], origin: str, status: int
+    origins: tuple[str, ...], origin: str, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     client = Client(*origins).open(origin)
     if status == 101:
         assert client.inner.events == ["made"]
@@ -273,6 +274,7 @@ async def test_a_web_page_may_connect_when_its_origin_is_listed(
     found, text = refused(client)
     assert found == 403
     assert f"Web pages of {origin} may not connect" in text
+    assert f"a web page of {origin} is refused" in caplog.text
     assert "ws_origins" in text
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,31 @@ def test_a_subscriber_that_never_reads_is_cut_off(
         sender.settle(flood)
     assert eventually(lambda: b"slow consumer" in doors.broker.log, within=5)
     assert doors.broker.memory("VmHWM") - before < MAY_GROW
+    silent(doors.broker)
+
+
+@pytest.mark.parametrize("way", ["tls", "wss", "unix"])
+def test_credentials_are_asked_for_on_every_way(
+    start_broker: StartBroker, certificates: Certificates, tmp_path: Path, over: Over, way: str
+) -> None:
+    path = tmp_path / "s"
+    values = {**certificates.flags, "ws_port": 0, "socket": str(path), "token": "open sesame", "auth_timeout": 1}
+    doors = Doors(start_broker(*settings(tmp_path, **values)), certificates, path)
+    client = over(doors.open(way), connect=None)
+    assert client.info["auth_required"] is True
+    line = b'CONNECT {"auth_token":"open sesame","verbose":false,"headers":true}\r\n'
+    client.send(line[:20])
+    client.send(line[20:] + pub("a", b"x"))
+    assert client.ask("MAILBOX.CREATE")["error"] == ""
+    for said, answer in (
+        (b'CONNECT {"auth_token":"sesame"}\r\nPING\r\n', b"-ERR 'Authorization Violation'\r\n"),
+        (b"SUB > 1\r\nPING\r\n", b"-ERR 'Authorization Violation'\r\n"),
+        (b'CONNECT {"auth_tok', b"-ERR 'Authentication Timeout'\r\n"),
+    ):
+        stranger = over(doors.open(way), connect=None)
+        stranger.send(said)
+        assert stranger.rest().endswith(answer)
+    assert client.settle() == []
     silent(doors.broker)
 
 
@@ -650,6 +675,22 @@ def test_a_socket_in_use_is_left_alone(
     assert str(socket_path) in said
     assert over(unix(socket_path)).ask("MAILBOX.CREATE")["error"] == ""
     assert broker.stop() == 0
+
+
+def test_a_socket_whose_program_hangs_is_left_alone(tmp_path: Path, socket_path: Path) -> None:
+    with ExitStack() as opened:
+        busy = opened.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind(str(socket_path))
+        busy.listen(0)
+        with suppress(BlockingIOError):
+            for _ in range(100):
+                waiting = opened.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(socket_path))
+        code, said = refused_start(*settings(tmp_path, socket=str(socket_path)), folder=tmp_path)
+    assert code == 6, said
+    assert str(socket_path) in said
+    assert socket_path.exists()
 
 
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path, socket_path: Path) -> None:
