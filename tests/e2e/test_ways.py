@@ -215,6 +215,20 @@ def test_credentials_are_asked_for_on_every_way(
     silent(doors.broker)
 
 
+@pytest.mark.parametrize("way", ["tls", "wss", "unix"])
+def test_who_comes_when_it_is_full_is_told_on_every_way(
+    start_broker: StartBroker, certificates: Certificates, tmp_path: Path, over: Over, way: str
+) -> None:
+    path = tmp_path / "s"
+    values = {**certificates.flags, "ws_port": 0, "socket": str(path), "max_connections": 2}
+    doors = Doors(start_broker(*settings(tmp_path, **values)), certificates, path)
+    first, second = over(doors.open("unix")), over(doors.open("wss"))
+    assert over(doors.open(way), connect=None).rest().endswith(b"-ERR 'maximum connections exceeded'\r\n")
+    second.close()
+    assert eventually(lambda: verdict(lambda: doors.open(way)) == "", within=5)
+    assert first.settle() == []
+
+
 # TLS
 
 
