@@ -43,13 +43,14 @@ def located(directory: Path) -> str | None:
     """
     try:
         text = (directory / "port").read_text("ascii").strip()
-        host, _, port = text.rpartition(":")
+        scheme, secured, place = text.rpartition("://")
+        host, _, port = place.rpartition(":")
         host, number = host.strip("[]") or "127.0.0.1", int(port)
     except (OSError, ValueError):
         return None
-    if not 0 < number < 65536 or not _held(directory / "lock"):
+    if not 0 < number < 65536 or (secured and scheme != "tls") or not _held(directory / "lock"):
         return None
-    return f"nats://[{host}]:{number}" if ":" in host else f"nats://{host}:{number}"
+    return f"{scheme or 'nats'}://{f'[{host}]' if ':' in host else host}:{number}"
 
 
 def find(directory: Path | None = None) -> str | None:

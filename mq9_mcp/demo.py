@@ -228,6 +228,7 @@ def _broker(folder: Path) -> Iterator[str]:
             stdout=log,
             stderr=log,
             cwd=folder,
+            env={name: value for name, value in os.environ.items() if name != "MQ9_TOKEN"},  # it asks for none
             start_new_session=True,  # Ctrl-C is ours to handle
         )
     try:

@@ -47,12 +47,13 @@ class DataDir:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def announce(self, host: str, port: int) -> None:
-        """Write the port file: the port alone when the broker can be reached on loopback, else host:port."""
+    def announce(self, host: str, port: int, *, tls: bool = False) -> None:
+        """Write the port file: the port alone when the broker can be reached on loopback, else host:port; with `tls`,
+        which clients have to speak then, tls://host:port."""
         here = host in ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104  compared, not bound
-        shown = "[::1]" if host == "::" else f"[{host}]" if ":" in host else host
+        shown = "127.0.0.1" if here else "[::1]" if host == "::" else f"[{host}]" if ":" in host else host
         fresh = self.path / f"port.{os.getpid()}"
-        fresh.write_text(f"{port}\n" if here else f"{shown}:{port}\n")
+        fresh.write_text(f"tls://{shown}:{port}\n" if tls else f"{port}\n" if here else f"{shown}:{port}\n")
         fresh.replace(self._port_file)
 
     def close(self) -> None:

@@ -156,7 +156,7 @@ async def _serve(config: Config, folder: DataDir, reload: Callable[[], Config]) 
         alarm.set()
         if config.monitor_port is not None:
             monitor = await _monitor(server, config, clock)
-        folder.announce(config.host, server.port)
+        folder.announce(config.host, server.port, tls=tls is not None and not tls.optional)
         _announce(config, server, folder, monitor)
         idle = asyncio.create_task(_stop_when_idle(server, config.idle_exit, clock, stop)) if config.idle_exit else None
         code = await stopped

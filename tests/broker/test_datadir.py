@@ -85,6 +85,13 @@ def test_the_port_file_says_where_to_connect(tmp_path: Path, host: str, text: st
     assert os.listdir(tmp_path / "d") == ["lock"]
 
 
+def test_the_port_file_says_that_tls_is_asked_for(tmp_path: Path) -> None:
+    with DataDir(tmp_path / "d") as folder:
+        for host, place in (("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("mq9.example", "mq9.example")):
+            folder.announce(host, 4711, tls=True)
+            assert (tmp_path / "d" / "port").read_text() == f"tls://{place}:4711\n"
+
+
 def test_it_is_left_when_something_fails(tmp_path: Path) -> None:
     def fail() -> None:
         with DataDir(tmp_path / "d") as folder:

@@ -161,6 +161,17 @@ async def test_tls(start: Start, environ: pytest.MonkeyPatch, pem: Certificates,
     assert f"the broker at {url} wants credentials" in await fails()
 
 
+@pytest.mark.parametrize("handshake", ["after", "first"])
+async def test_the_broker_of_a_folder_may_ask_for_tls(
+    start: Start, environ: pytest.MonkeyPatch, pem: Certificates, handshake: str
+) -> None:
+    flags = ("--tls-cert", str(pem.server), "--tls-key", str(pem.server_key), "--tls-handshake", handshake)
+    broker = start("", *flags)
+    environ.setenv("MQ9_DATA_DIR", str(broker.data_dir))
+    environ.setenv("MQ9_TLS_CA", str(pem.ca))
+    assert await works() == f"tls://127.0.0.1:{broker.port}"
+
+
 async def test_tls_is_not_given_up(start: Start, environ: pytest.MonkeyPatch) -> None:
     broker = start(USERS)
     environ.setenv("MQ9_URL", f"tls://alice:hunter2@127.0.0.1:{broker.port}")
