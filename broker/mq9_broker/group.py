@@ -179,7 +179,7 @@ class Group:
 
     def _acknowledge_ahead(self, msg_id: int, now: int) -> None:
         tier = self._messages.tier_of(self.mailbox, msg_id, now)
-        if tier is None or msg_id <= self._upto[tier]:
+        if tier is None or msg_id <= self._upto[tier] or msg_id in self._ahead:
             return
         self._settle(tier, msg_id, now)
         if not self._consumes:
@@ -252,11 +252,13 @@ class Group:
 
     def bury(self, now: int) -> bool:
         """Give what was delivered too often to the dead letters; whether there was any."""
+        if not self._doomed:
+            return False
         doomed, self._doomed = self._doomed, {}
         for msg_id, reason in doomed.items():
             if msg_id in self._holes and msg_id not in self.leases.out:
                 self._kill(msg_id, reason, now)
-        return bool(doomed)
+        return True
 
     def _kill(self, msg_id: int, reason: str, now: int) -> None:
         self._dead_letters.bury(self.mailbox, self.name, self._holes[msg_id], msg_id, reason, now)
@@ -388,8 +390,7 @@ class Group:
                         self._holes[msg_id] = tier
                         if encoded[0] >= WATCHED:
                             self._asked.add(msg_id)
-        for msg_id in [msg_id for msg_id in self.leases.out if msg_id not in self._holes]:
-            self.leases.forget(msg_id)
+        self.leases.keep(self._holes)
         self._doomed = {msg_id: reason for msg_id, reason in self._doomed.items() if msg_id in self._holes}
         self._order()
         if value is None and self.members:

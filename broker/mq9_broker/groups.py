@@ -68,6 +68,7 @@ class Groups:
             group.look_again(now)
             return
         del mailbox.groups[name]
+        group.leases.close()
         mailbox.group_count -= 1
         mailbox.pending.delete(keys.group(mailbox.incarnation, name))
         self.mailboxes.touch(mailbox)

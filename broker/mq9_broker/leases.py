@@ -5,7 +5,7 @@ All of it is in memory. A lease ends by an acknowledgement, by its time, or with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -77,6 +77,12 @@ class Leases:
         self.deliveries.pop(msg_id, None)
         if self._claims:
             self._drop_claim(msg_id)
+
+    def keep(self, msg_ids: Container[int]) -> None:
+        """Everything else is done."""
+        for msg_id in {*self.deliveries, *self._claims}:
+            if msg_id not in msg_ids:
+                self.forget(msg_id)
 
     def prolong(self, msg_id: int, deadline: int) -> None:
         """Let a lease end later; it counts as the newest."""

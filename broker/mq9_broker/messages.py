@@ -42,7 +42,8 @@ class Messages:
             if first is not None and keys.number(first[8:]) > now:
                 return keys.number(first[:8]) or LATER, True
         if mailbox.max_msgs:
-            self._require_room(mailbox, draft.key, now)
+            # (what comes later may find no older one of its key then)
+            self._require_room(mailbox, b"" if draft.delay else draft.key, now)
         expires = now + draft.ttl * 1000 if draft.ttl else 0
         code, lines = draft.code | draft.receipts, draft.lines
         if draft.key:

@@ -144,6 +144,22 @@ def test_not_acknowledged_with_a_delay(broker: Broker, client: Client) -> None:
     assert told(given(worker) + given(other)) == [("1", "2")]
 
 
+def test_what_is_put_off_may_be_put_off_again(broker: Broker, client: Client) -> None:
+    put(client, 1)
+    worker = member(broker)
+    (one,) = given(worker)
+    assert say(worker, one, '-NAK {"delay":5000000000}') == ""
+    assert say(worker, one, '-NAK {"delay":9000000000}') == ""
+    broker.advance(8.999)
+    assert given(worker) == []
+    broker.advance(0.001)
+    (again,) = given(worker)
+    assert told([again]) == [("1", "2")]
+    assert say(worker, again, '-NAK {"delay":5000000000}') == ""
+    assert say(worker, again, "-NAK") == ""
+    assert told(given(worker)) == [("1", "3")]
+
+
 def test_what_is_put_off_may_be_done_by_anybody(broker: Broker, client: Client) -> None:
     put(client, 1, 2)
     worker = member(broker)
@@ -419,6 +435,27 @@ def test_a_failed_commit_takes_no_message_from_a_member(broker: Broker, client: 
     assert say(worker, three) == ""
     broker.advance(30)
     assert [body for body, _ in told(given(worker) + given(other))] == ["2"]
+
+
+@pytest.mark.parametrize("word", ["", "-NAK", "+WPI", "+TERM"])
+def test_what_was_deleted_meanwhile(broker: Broker, client: Client, store: FaultyStore, word: str) -> None:
+    """Returned, deleted, and then a commit fails: a late word about it harms nobody."""
+    owner = client.create(name="mine", ttl=0, ack="explicit", ack_wait=5)["owner"]
+    put(client, 1, 2, box="mine")
+    worker = member(broker, "mine")
+    one, two = given(worker)
+    worker.feed(b"UNSUB s1\r\n")
+    broker.advance(5)
+    assert client.request(f"MSG.DELETE.{owner}.1")["error"] == ""
+    store.failing = FULL
+    client.request("MAILBOX.mine", b"lost")
+    store.failing = ""
+    broker.advance(2)
+    assert say(worker, one, word) in ("", "the lease of message 1 is over: it goes to the next member") or (
+        "nothing can be acknowledged" in say(worker, one, word)
+    )
+    assert not worker.gone
+    assert say(worker, two) == ""
 
 
 def test_nothing_dies_while_the_store_fails(broker: Broker, client: Client, store: FaultyStore) -> None:

@@ -97,6 +97,14 @@ def test_a_key_takes_the_place_of_its_older_message(client: Client) -> None:
     assert send(client, key="other") == FULL
 
 
+def test_a_delayed_one_does_not_count_on_it(broker: Broker, client: Client) -> None:
+    """The older one may have gone when it comes."""
+    client.put("box", "a", key="a", ttl=5)
+    client.put("box", "b")
+    client.put("box", "c")
+    assert send(client, key="a", delay=10) == FULL
+
+
 def test_what_is_delayed_has_its_place(broker: Broker, client: Client) -> None:
     """It is counted when it is sent: when it comes nobody is there to be told."""
     client.put("box", "later", delay=10)

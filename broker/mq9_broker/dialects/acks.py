@@ -40,7 +40,7 @@ class Acknowledger:
             group.acknowledge([msg_id], now)
         elif word == b"-NAK":
             delay = Fields.parse(rest).integer("delay", 0, 0, _A_DAY)
-            if mine and delay:
+            if lease is not None and delay:
                 until = now + -(-delay // 1_000_000)
                 group.put_off(msg_id, until)
                 self._hub.watch_leases(group, until)
