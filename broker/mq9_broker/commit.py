@@ -18,6 +18,8 @@ from mq9_broker.hub import Hub, Promise
 from mq9_broker.mailboxes import Mailbox
 from mq9_broker.model import Change
 from mq9_broker.session import Session
+from mq9_broker.store import Batch
+from mq9_broker.store.pending import Pending
 from mq9_broker.sweep import Sweep
 
 _log = logging.getLogger(__name__)
@@ -34,9 +36,10 @@ _PROBE = b"!probe"
 
 class Turn:
     """A turn whose batch is on its way: what becomes visible, and what is written, when it is kept. `probe` says that
-    it tries whether a store that refused writes takes them again, `asked` who wants to know whether it was kept."""
+    it tries whether a store that refused writes takes them again, `asked` who wants to know whether it was kept,
+    `beside` what goes to the other places when the first has kept its part."""
 
-    __slots__ = ("asked", "began", "changes", "ended", "held", "leased", "probe", "promises", "sealed")
+    __slots__ = ("asked", "began", "beside", "changes", "ended", "held", "leased", "probe", "promises", "sealed")
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class Turn:
         self.asked = asked
         self.began = began
         self.held: Held = {}
+        self.beside: list[tuple[Pending, Batch]] = []
 
 
 class Committer:
@@ -140,7 +144,7 @@ class Committer:
         mailboxes.changes, mailboxes.ended, hub.promises, hub.leased, self._asked = [], [], [], [], []
         hub.taken, self._probing = 0, False
         try:
-            flight = self._commit()
+            flight = self._commit(turn)
         except StoreError as failed:
             self._fail(turn, failed)
             return
@@ -164,14 +168,20 @@ class Committer:
         self._probing = True
         self.wake_up()
 
-    def _commit(self) -> Awaitable[None] | None:
+    def _commit(self, turn: Turn) -> Awaitable[None] | None:
+        """Give the batches to their stores. What is to be kept in memory waits for what is to be kept on disk, so that
+        either all of the turn happened or nothing."""
         flight = None
         for place in self._mailboxes.places:
-            batch = place.batch
-            if batch:
-                flight = place.store.commit(place.take()) or flight
-                if flight is None:
-                    place.landed()
+            if not place.batch:
+                continue
+            batch = place.take()
+            if flight is not None:
+                turn.beside.append((place, batch))
+                continue
+            flight = place.store.commit(batch)
+            if flight is None:
+                place.landed()
         return flight
 
     def _landed(self, failed: BaseException | None) -> None:
@@ -179,10 +189,13 @@ class Committer:
         waiting, self._waiting = self._waiting, []
         for resume in waiting:
             resume()
-        for place in self._mailboxes.places:
-            place.landed()
         if turn is None:
             return
+        if failed is None:
+            for place, batch in turn.beside:
+                place.store.commit(batch)
+        for place in self._mailboxes.places:
+            place.landed()
         hub = self._hub
         # what the next turn caused stays back: it rests on writes that are not kept yet
         later = self._put_aside(hub.touched)

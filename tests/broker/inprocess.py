@@ -10,9 +10,10 @@ import asyncio
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -466,7 +467,8 @@ class FaultyStore:
     """A MemoryStore with faults that tests inject.
 
     `failing`: commits raise StoreError with that text and change nothing. `by_hand`: commits return futures that
-    `land` completes or fails; the batch is readable at once, as in RocksDB. `crash` gives a store of what was kept:
+    `land` completes or fails; the batch is readable at once, and if it
+    fails, its writes are undone, as in RocksStore. `crash` gives a store of what was kept:
     batches whose commit returned None, or whose future was completed.
     """
 
@@ -506,6 +508,11 @@ class FaultyStore:
         """The oldest commit on its way is done, or fails."""
         flight, batch = self.flights.popleft()
         if failed:
+            self._unsynced.remove(batch)
+            self._kept.commit(Batch(ranges=batch.ranges))
+            self._readable = MemoryStore()
+            for left in (Batch(dict(self._kept.scan(b"", b"\xff" * 64))), *self._unsynced):
+                self._readable.commit(left)
             flight.set_exception(StoreError(failed))
         else:
             self._sync(batch)
@@ -514,6 +521,9 @@ class FaultyStore:
     def crash(self) -> FaultyStore:
         """What a new process finds."""
         return FaultyStore(self._kept)
+
+    def checkpoint(self, path: Path) -> Awaitable[None]:
+        return self._readable.checkpoint(path)
 
     def close(self) -> None:
         self._readable.close()

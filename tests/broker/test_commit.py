@@ -675,6 +675,40 @@ def test_a_failed_flight_is_told_to_everybody_who_waited(broker: Broker, store: 
     assert [(1, "one"), (2, "two"), *watched] == client.query("box")
 
 
+def test_what_could_not_be_kept_is_nowhere(broker: Broker, store: FaultyStore, box: str) -> None:
+    """Neither on disk nor in memory, though both could be read while the disk was at it."""
+    client = broker.client()
+    client.create(name="quick", storage="memory")
+    client.put("quick", "one")
+    store.by_hand = True
+    client.feed(pub("MAILBOX.box", b"x") + pub("MAILBOX.quick", b"x"))
+    broker.settle()
+    store.land(failed=FULL)
+    broker.settle()
+    client.take()
+    assert client.query("quick") == [(1, "one")]
+    assert client.query("box") == [(1, "one"), (2, "two")]
+    store.by_hand = False
+    broker.advance(2)
+    assert (client.put("quick", "two"), client.put("box", "three")) == (2, 3)
+
+
+def test_a_large_mailbox_whose_drop_failed_has_all_its_mail(broker: Broker, store: FaultyStore) -> None:
+    client = broker.client()
+    address = client.mailbox(ttl=0)
+    client.send(pub(f"MAILBOX.{address}", b"x") * 1500)
+    store.by_hand = True
+    dropped = client.ask(f"MAILBOX.DROP.{address}")
+    broker.settle()
+    store.land(failed=FULL)
+    broker.settle()
+    assert dropped.now == CANNOT
+    store.by_hand = False
+    broker.advance(2)
+    assert len(client.query(address, limit=1000)) == 1000
+    assert client.request(f"MAILBOX.QUERY.{address}")["unread"] == 1500
+
+
 def test_after_a_failed_flight_a_probe_must_be_kept_too(broker: Broker, store: FaultyStore, box: str) -> None:
     """Being asked is not being written: as long as the probe's own batch is on its way, writes are refused."""
     client = broker.client()

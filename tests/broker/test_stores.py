@@ -379,6 +379,40 @@ def test_a_store_that_could_not_write_reads_on_and_writes_again_when_it_can(
     again.close()
 
 
+def test_what_could_not_be_synced_is_not_there(tmp_path: Path) -> None:
+    """Neither for readers, nor when the store writes again, nor for the next process."""
+    store = RocksStore(tmp_path / "s", sync=True)
+    kept = Kept(store)
+    before = {b"a": b"1", b"gone": b"1", b"r": b"1", b"z": b"1"}
+    kept.apply(Batch(dict(before)))
+    database = store._db
+
+    class Unsynced:
+        """The database on a disk that takes writes and never keeps them."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(database, name)
+
+        def flush_wal(self, sync: bool) -> None:
+            raise OSError("Input/output error")
+
+    store._db = Unsynced()
+    with pytest.raises(StoreError, match="Input/output error"):
+        kept.apply(Batch({b"a": b"2", b"gone": None, b"new": b"2"}))
+    assert dict(kept.scan(*EVERYTHING)) == before
+    assert [kept.get(key) for key in (b"a", b"gone", b"new", b"r")] == [b"1", b"1", None, b"1"]
+    assert [key for key, _ in kept.scan(b"gone\0", b"z")] == [b"r"]
+    store._db = database
+    del database
+    kept.apply(write(after="1"))
+    before[b"after"] = b"1"
+    assert dict(kept.scan(*EVERYTHING)) == before
+    kept.close()
+    again = Kept(RocksStore(tmp_path / "s", sync=True))
+    assert dict(again.scan(*EVERYTHING)) == before
+    again.close()
+
+
 def test_a_store_that_could_not_write_can_be_closed(tmp_path: Path, small_files: Callable[[int], None]) -> None:
     kept = Kept(RocksStore(tmp_path / "s", sync=False))
     kept.apply(write(before="1"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 
@@ -33,7 +34,12 @@ class Store(Protocol):
         ...
 
     def commit(self, batch: Batch) -> Awaitable[None] | None:
-        """Apply a batch. None: it is kept. An awaitable: readable now, kept when the awaitable is done."""
+        """Apply a batch. None: it is kept. An awaitable: readable now, kept when the awaitable is done; when that
+        fails, none of its writes is readable any more (a range is not given back). No batch is given before the awaitable of the last is done."""
+        ...
+
+    def checkpoint(self, path: Path) -> Awaitable[None]:
+        """Copy what is committed by now into the folder `path`, which must not be there yet: a store of its own."""
         ...
 
     def close(self) -> None: ...

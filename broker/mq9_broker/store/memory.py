@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
 
+from mq9_broker.errors import StoreError
 from mq9_broker.store import Batch
 
 _STEP = 64
@@ -46,6 +48,9 @@ class MemoryStore:
                 if key not in self._values:
                     self._insert(key)
                 self._values[key] = value
+
+    def checkpoint(self, path: Path) -> Awaitable[None]:
+        raise StoreError("all mail of this broker is in memory: there is nothing to back up")
 
     def close(self) -> None:
         self._values.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from mq9_broker.store import Batch, Store
@@ -48,7 +48,7 @@ class Pending:
         if not writes and not flying:
             return stored
         keys = self._pending_keys(start, end)
-        return self._merge(stored, keys) if keys else stored
+        return merged(stored, keys, self.get) if keys else stored
 
     def take(self) -> Batch:
         """The batch to commit. It stays readable until `landed`."""
@@ -79,22 +79,26 @@ class Pending:
             keys = sorted({*keys, *(key for key in self._flying if start <= key < end)})
         return keys
 
-    def _merge(self, stored: Iterator[tuple[bytes, bytes]], keys: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        at = 0
-        for key, value in stored:
-            while at < len(keys) and keys[at] < key:
-                own = self.get(keys[at])
-                if own is not None:
-                    yield keys[at], own
-                at += 1
-            if at < len(keys) and keys[at] == key:
-                own = self.get(key)
-                if own is not None:
-                    yield key, own
-                at += 1
-            else:
-                yield key, value
-        for key in keys[at:]:
-            own = self.get(key)
+
+def merged(
+    stored: Iterator[tuple[bytes, bytes]], keys: list[bytes], get: Callable[[bytes], bytes | None]
+) -> Iterator[tuple[bytes, bytes]]:
+    """What is stored, with what `get` says of `keys`, which are in order."""
+    at = 0
+    for key, value in stored:
+        while at < len(keys) and keys[at] < key:
+            own = get(keys[at])
+            if own is not None:
+                yield keys[at], own
+            at += 1
+        if at < len(keys) and keys[at] == key:
+            own = get(key)
             if own is not None:
                 yield key, own
+            at += 1
+        else:
+            yield key, value
+    for key in keys[at:]:
+        own = get(key)
+        if own is not None:
+            yield key, own

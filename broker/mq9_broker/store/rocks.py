@@ -14,16 +14,19 @@ from rocksdict import (
     AccessType,
     BlockBasedOptions,
     Cache,
+    Checkpoint,
     DBCompressionType,
     DBRecoveryMode,
     Options,
     Rdict,
     ReadOptions,
+    Snapshot,
     WriteBatch,
 )
 
 from mq9_broker.errors import StoreError
 from mq9_broker.store import Batch
+from mq9_broker.store.pending import merged
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +74,15 @@ class RocksStore:
         self._db = self._open(AccessType.read_write())
         self._broken = False
         self._syncer = ThreadPoolExecutor(1, "mq9-sync") if sync else None
+        self._copier = ThreadPoolExecutor(1, "mq9-copy")
+        # the store before the batch that is being synced
+        self._before: Snapshot | None = None
+        # what stood where a batch was written that could not be synced: readers see this
+        self._undo: dict[bytes, bytes | None] = {}
 
     def get(self, key: bytes) -> bytes | None:
+        if self._undo and key in self._undo:
+            return self._undo[key]
         try:
             value: bytes | None = self._db.get(key)
         except Exception as cause:
@@ -80,37 +90,26 @@ class RocksStore:
         return value
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        # RocksDB stops at the bound without walking the tombstones behind it. The iterator points into the options:
-        # this frame keeps them alive as long as it.
-        bounds = ReadOptions()
-        bounds.set_iterate_upper_bound(end)
-        try:
-            yield from cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=start, read_opt=bounds))
-        except Exception as cause:
-            raise StoreError(f"cannot read: {cause}") from cause
+        stored = self._scan(start, end)
+        if not self._undo:
+            return stored
+        return merged(stored, sorted(key for key in self._undo if start <= key < end), self.get)
 
     def commit(self, batch: Batch) -> Awaitable[None] | None:
         if self._broken:
             self._begin_again()
-        records = WriteBatch(raw_mode=True)
-        put, delete = records.put, records.delete
-        for start, end in batch.ranges:
-            records.delete_range(start, end)
-        for key, value in batch.writes.items():
-            if value is None:
-                delete(key)
-            else:
-                put(key, value)
-        try:
-            self._db.write(records)
-        except Exception as cause:
-            self._broken = True
-            raise StoreError(str(cause)) from cause
+        if self._syncer is not None:
+            self._before = self._db.snapshot()
+        self._write(batch)
         if self._syncer is None:
             return None
-        return asyncio.get_running_loop().run_in_executor(self._syncer, self._sync)
+        return asyncio.get_running_loop().run_in_executor(self._syncer, self._sync, batch)
+
+    def checkpoint(self, path: Path) -> Awaitable[None]:
+        return asyncio.get_running_loop().run_in_executor(self._copier, self._copy, path)
 
     def close(self) -> None:
+        self._copier.shutdown(wait=True)
         if self._syncer is not None:
             self._syncer.shutdown(wait=True)
         self._shut()
@@ -122,6 +121,7 @@ class RocksStore:
             raise StoreError(f"cannot open the store in {self._path}: {cause}") from cause
 
     def _shut(self) -> None:
+        self._before = None
         try:
             if not self._broken:
                 self._db.flush_wal(True)
@@ -145,11 +145,65 @@ class RocksStore:
             # readers go on: that needs no room
             self._db = self._open(AccessType.read_only())
             raise
+        if self._undo:
+            self._write(Batch(self._undo))
+            self._db.flush_wal(True)
+            self._undo = {}
         self._broken = False
 
-    def _sync(self) -> None:
+    def _scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        # RocksDB stops at the bound without walking the tombstones behind it. The iterator points into the options:
+        # this frame keeps them alive as long as it.
+        bounds = ReadOptions()
+        bounds.set_iterate_upper_bound(end)
+        try:
+            yield from cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=start, read_opt=bounds))
+        except Exception as cause:
+            raise StoreError(f"cannot read: {cause}") from cause
+
+    def _write(self, batch: Batch) -> None:
+        records = WriteBatch(raw_mode=True)
+        put, delete = records.put, records.delete
+        for start, end in batch.ranges:
+            records.delete_range(start, end)
+        for key, value in batch.writes.items():
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        try:
+            self._db.write(records)
+        except Exception as cause:
+            self._broken = True
+            raise StoreError(str(cause)) from cause
+
+    def _sync(self, batch: Batch) -> None:
+        before, self._before = self._before, None
         try:
             self._db.flush_wal(True)
         except Exception as cause:
             self._broken = True
+            self._undo = _what_was(before, batch)
+            before = None  # (the traceback would keep the database open)
             raise StoreError(str(cause)) from cause
+
+    def _copy(self, path: Path) -> None:
+        try:
+            # the checkpoint writes out what is in memory, and holds the GIL: let there be little to write
+            self._db.flush(True)
+            Checkpoint(self._db).create_checkpoint(str(path))
+        except Exception as cause:
+            raise StoreError(f"cannot copy the store to {path}: {cause}") from cause
+
+
+def _what_was(before: Snapshot, batch: Batch) -> dict[bytes, bytes | None]:
+    """The keys that a batch writes, with their values before it. (Nobody reads what was in its ranges.)"""
+    undo: dict[bytes, bytes | None] = {}
+    for key in batch.writes:
+        try:
+            undo[key] = before[key]
+        except Exception as cause:
+            if str(cause) != "key not found":
+                raise
+            undo[key] = None
+    return undo
