@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import certificates
@@ -107,6 +107,16 @@ async def works(client: Client) -> bool:
     return [(await subscription.next_msg(timeout=5)).data for _ in sent] == sent
 
 
+def pass_on(here: socket.socket, there: socket.socket) -> bool:
+    """Moves what there is to move; False once one side has closed."""
+    for one in select.select([here, there], [], [])[0]:
+        data = one.recv(1 << 16)
+        if not data:
+            return False
+        (there if one is here else here).sendall(data)
+    return True
+
+
 @contextmanager
 def relay(path: Path, port: int) -> Iterator[None]:
     """Passes everything between a Unix socket and a port, until the test ends."""
@@ -120,16 +130,9 @@ def relay(path: Path, port: int) -> Iterator[None]:
                     here, _ = server.accept()
                 except OSError:
                     return
-                with here, socket.create_connection(("127.0.0.1", port)) as there:
-                    while True:
-                        for one in select.select([here, there], [], [])[0]:
-                            data = one.recv(1 << 16)
-                            if not data:
-                                break
-                            (there if one is here else here).sendall(data)
-                        else:
-                            continue
-                        break
+                with here, socket.create_connection(("127.0.0.1", port)) as there, suppress(ConnectionError):
+                    while pass_on(here, there):
+                        pass
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
