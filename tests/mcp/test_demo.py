@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,11 +37,9 @@ def children_of(folder: Path) -> list[str]:
 
 
 def test_the_whole_story(tmp_path: Path) -> None:
-    begun = time.monotonic()
     mine = environment(tmp_path) | {"MQ9_TOKEN": "for another broker"}
     done = subprocess.run(DEMO, capture_output=True, text=True, env=mine, timeout=60)
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert time.monotonic() - begun < 10
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 160
