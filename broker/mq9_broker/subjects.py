@@ -126,7 +126,7 @@ class SubscriptionTree(Generic[S]):
         if literal is not None:
             found.append(literal)
         if self._root.children and b"" not in tokens:
-            _walk(self._root, tokens, 0, found)
+            found += _covering(self._root, tokens)
         plain: list[S] = []
         queues: dict[bytes, list[S]] = {}
         for node in found:
@@ -175,20 +175,23 @@ def _weight(matched: Matched[S]) -> int:
     return _WEIGHT + len(plain) + (sum(map(len, queues.values())) if queues else 0)
 
 
-def _walk(node: _Node[S], tokens: list[bytes], index: int, found: list[_Node[S]]) -> None:
-    """Add to `found` what matches the tokens from `index` on, below a node."""
-    children = node.children
-    rest = children.get(b">")
-    if rest is not None:
-        found.append(rest)
-    last = index == len(tokens) - 1
-    token = tokens[index]
-    # (a subject may have a token `*` or `>`: nobody forbids to publish to it)
-    for name in (token, b"*") if token not in (b"*", b">") else (b"*",):
-        child = children.get(name)
-        if child is None:
+def _covering(root: _Node[S], tokens: list[bytes]) -> list[_Node[S]]:
+    """The nodes below a root whose patterns cover these tokens, none of them empty."""
+    found: list[_Node[S]] = []
+    # (no recursion: a subject may have more tokens than Python has frames)
+    ahead = [(root, 0)]
+    while ahead:
+        node, index = ahead.pop()
+        if index == len(tokens):
+            found.append(node)
             continue
-        if last:
-            found.append(child)
-        else:
-            _walk(child, tokens, index + 1, found)
+        rest = node.children.get(b">")
+        if rest is not None:
+            found.append(rest)
+        token = tokens[index]
+        # (a subject may have a token `*` or `>`: nobody forbids to publish to it)
+        for name in (b"*", token) if token not in (b"*", b">") else (b"*",):
+            child = node.children.get(name)
+            if child is not None:
+                ahead.append((child, index + 1))
+    return found

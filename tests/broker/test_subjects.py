@@ -240,3 +240,12 @@ def test_removing_what_was_never_there_is_a_mistake() -> None:
         tree.remove(b"b", 1)
     with pytest.raises(KeyError):
         tree.remove(b"a.*", 1)
+
+
+def test_a_subject_of_more_tokens_than_python_has_frames() -> None:
+    tree: SubscriptionTree[int] = SubscriptionTree()
+    deep = b"a." * 5000
+    for number, pattern in enumerate((b"*." * 5000 + b"z", deep + b"*", deep + b">", b"a.>")):
+        tree.insert(pattern, b"", number)
+    assert sorted(tree.match(deep + b"z")[0]) == [0, 1, 2, 3]
+    assert sorted(tree.match(deep + b"y")[0]) == [1, 2, 3]
