@@ -197,6 +197,7 @@ _LIMITS: dict[str, Setting] = {each.name: _number(1 << 40) for each in fields(Li
     "max_pending": _number(1 << 40, 1),
     "max_connections": _number(1 << 40, 1),
     "auth_timeout": _number(1 << 31, 1),
-    # a number in a longer line could have more digits than Python turns into one
-    "max_control_line": _number(4300, 1),
+    "max_control_line": _number((1 << 31) - 1, 1),
+    # (nobody is stale who was not asked)
+    "max_pings_out": _number(1 << 40, 1),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +20,10 @@ _log = logging.getLogger(__name__)
 #: What may wait in a socket's buffer before a feed stops writing to it.
 HIGH_WATER = 65_536
 _FIRST_PING_MS = 2000
+#: How long the time that a round trip takes is good for.
+_MEASURED_MS = 3_600_000
+#: Blanks that a client may send before it says who it is.
+_LONGEST_BLANK = 65_536
 _GOODBYE_MS = 1000
 
 
@@ -33,7 +36,7 @@ class Connection(asyncio.Protocol):
         "_greeted",
         "_hub",
         "_known",
-        "_misses",
+        "_options",
         "_parser",
         "_server",
         "_shown",
@@ -58,7 +61,6 @@ class Connection(asyncio.Protocol):
         self._greeted = False
         self._shown = shown
         self._timer: Timer | None = None
-        self._misses = 0
         self.kind = kind
         self.peer: tuple[str, int] = ("", 0)
         self.nonce = new_nonce() if server.users.challenges else ""
@@ -69,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._parser = wire.Parser(self.session, limits.max_payload, limits.max_control_line)
         # until the client has said who it is: what it has sent
         self._unknown: bytes | None = b"" if server.users.required else None
+        self._options: dict[str, Any] | None = None
         self._known = False
 
     # what asyncio calls
@@ -91,7 +94,7 @@ class Connection(asyncio.Protocol):
         elif self._unknown is not None:
             self._timer = self._hub.timers.at(now + self._hub.limits.auth_timeout * 1000, self._give_up)
         else:
-            self._timer = self._hub.timers.at(now + _FIRST_PING_MS, self._check)
+            self._timer = self._hub.timers.at(now + self._first_ping, self._check)
         self._hub.wake_up()
 
     def data_received(self, data: bytes) -> None:
@@ -102,7 +105,6 @@ class Connection(asyncio.Protocol):
         if self._unknown is not None:
             self._knock(data)
             return
-        session.heard = True
         try:
             self._parser.feed(data)
         except ProtocolError as wrong:
@@ -143,32 +145,34 @@ class Connection(asyncio.Protocol):
     def _knock(self, data: bytes) -> None:
         """A client that has to say who it is says so first, by CONNECT; the rest of what it sent waits."""
         self._unknown = early = (self._unknown or b"") + data
-        line, whole, _ = early.partition(b"\n")
-        if line[:1] not in (b"C", b"c"):
-            self.finish("Authorization Violation")
-        elif len(line) > self._hub.limits.max_control_line + len(b"CONNECT \r"):
-            self.finish("maximum control line exceeded")
-        elif whole:
-            options = _options(line)
-            if options is None:
-                # not to the parser: nobody gets in by a line that it would cut in another way
-                self.finish(None if line[:7].upper() == b"CONNECT" else "Unknown Protocol Operation")
+        limits = self._hub.limits
+        first = _First()
+        try:
+            if early[:1] not in (b"C", b"c"):
+                raise ProtocolError("Authorization Violation")
+            wire.Parser(first, limits.max_payload, limits.max_control_line).feed(early)
+            if len(early) > limits.max_control_line + _LONGEST_BLANK:
+                raise ProtocolError("maximum control line exceeded")
+        except ProtocolError as wrong:
+            if first.options is None:
+                self.finish(wrong.text)
                 return
             if self._timer is not None:
                 self._timer.cancel()  # the client was in time, however long a look at its credentials takes
             if self._transport is not None:
                 self._transport.pause_reading()
-            self._server.run(self._admit(options))
+            self._server.run(self._admit(first.options))
 
     async def _admit(self, options: dict[str, Any]) -> None:
         if await self._examine(options):
-            self._timer = self._hub.timers.at(self._hub.now + _FIRST_PING_MS, self._check)
+            self._timer = self._hub.timers.at(self._hub.now + self._first_ping, self._check)
             self._let_in()
             self._read_on()
 
     async def _examine(self, options: dict[str, Any]) -> bool:
         """Look at the credentials; whether they are good. Who has none that are has to go."""
-        found = await self._server.users.admits(options, self.nonce)
+        self._options = (self._options or {}) | options  # what a CONNECT does not say again is as before
+        found = await self._server.users.admits(self._options, self.nonce)
         self.user = found if found in self._server.users else None  # they may have changed meanwhile
         self._begin()
         if self.session.closing or self._transport is None:
@@ -239,31 +243,35 @@ class Connection(asyncio.Protocol):
         secured = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
         return (secured.version(), secured.cipher()[0]) if secured is not None else ("", "")
 
+    @property
+    def _first_ping(self) -> int:
+        return min(_FIRST_PING_MS, self._hub.limits.ping_interval * 1000)
+
     def _check(self, now: int) -> None:
-        """Ping a client that is silent; close one that stays so."""
+        """Ping a client that is silent, and any from time to time; close one that does not answer."""
         session = self.session
         limits = self._hub.limits
-        if session.heard:
-            self._misses = 0
-            session.heard = False
-        else:
-            self._misses += 1
-        if self._misses > limits.max_pings_out:
-            _log.info("client %d does not answer, closed", session.client_id)
-            self._hub.counters.stale_connections += 1
-            self.finish("Stale Connection")
-            return
-        session.ping()
+        if not session.stirred() or not session.pinged or now - session.pinged > _MEASURED_MS:
+            if session.pings_out >= limits.max_pings_out:
+                _log.info("client %d does not answer, closed", session.client_id)
+                self._hub.counters.stale_connections += 1
+                self.finish("Stale Connection")
+                return
+            session.ping()
         self._timer = self._hub.timers.at(now + limits.ping_interval * 1000, self._check)
 
 
-def _options(line: bytes) -> dict[str, Any] | None:
-    """The object of a CONNECT line; None when it is none."""
-    verb, _, rest = line.replace(b"\t", b" ", 1).partition(b" ")
-    if verb.upper() != b"CONNECT":
-        return None
-    try:
-        options = json.loads(rest)
-    except (ValueError, RecursionError):
-        return None
-    return options if isinstance(options, dict) else None
+class _First:
+    """Hears what a client says first: CONNECT, or it is not let in."""
+
+    headers = False
+    options: dict[str, Any] | None = None
+
+    def on_connect(self, options: dict[str, Any]) -> None:
+        self.options = options
+        raise ProtocolError(None)
+
+    def refuse(self, *_: object) -> None:
+        raise ProtocolError("Authorization Violation")
+
+    on_publish = on_run = on_subscribe = on_unsubscribe = on_ping = on_pong = refuse

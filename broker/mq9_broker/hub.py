@@ -226,6 +226,7 @@ class Hub:
         for subscription in self._tree.match(reply)[0]:
             if subscription.session is session:
                 header = _NO_RESPONDERS + b"Nats-Subject: " + subject + b"\r\n\r\n"
+                # (it does not count for UNSUB's maximum: the answer itself may still come)
                 session.send(wire.headed_message(reply, subscription.sid, b"", header, b""))
                 return
 

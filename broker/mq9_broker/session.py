@@ -57,22 +57,24 @@ class Session:
     __slots__ = (
         "_by_subject",
         "_claims",
+        "_connected",
         "_groups",
+        "_in_msgs_before",
         "_max_pending",
         "_max_subscriptions",
         "_other_wildcards",
         "_out_msgs_of_ended",
         "_pinged",
         "_pings",
+        "_protocol",
+        "_unanswered",
         "client_id",
         "client_version",
         "closed",
         "closing",
-        "dynamic",
         "echo",
         "feeds",
         "headers",
-        "heard",
         "hub",
         "in_bytes",
         "in_msgs",
@@ -86,8 +88,11 @@ class Session:
         "owed",
         "paused",
         "pedantic",
+        "pinged",
+        "pings_out",
         "pushed_to",
         "rtt",
+        "stirring",
         "subscriptions",
         "talkative",
         "transport",
@@ -108,12 +113,15 @@ class Session:
         self.echo = True
         self.headers = False
         self.no_responders = False
-        self.dynamic = False
+        self._connected = False
+        self._protocol = 0
+        # from its CONNECT to the first PONG behind it
+        self._unanswered = False
         self.informed = False
         self.name = self.lang = self.client_version = ""
         self.closing = False
         self.closed = False
-        self.heard = True
+        self.stirring = False
         self.paused = False
         self.out: list[bytes] = []
         # PONGs that wait for what the turn pushes to this client: after `flush()` it has seen its own doing
@@ -129,7 +137,11 @@ class Session:
         self._claims: dict[bytes, tuple[Group, int]] | None = None
         self.waiters: dict[Any, None] = {}
         self._pings: deque[list[Confirmation]] | None = None
+        #: when it was pinged last (0 never), and how often since it answered
+        self.pinged = 0
+        self.pings_out = 0
         self._pinged = 0.0
+        self._in_msgs_before = 0
         #: how long the client took to answer, in ms; None before it has
         self.rtt: float | None = None
         self.unconfirmed: list[Confirmation] = []
@@ -180,7 +192,7 @@ class Session:
     # what the parser calls
 
     def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
-        if (header and not self.headers) or self.owed > self._max_pending:
+        if self.owed > self._max_pending:
             # (a turn's worth of requests can ask for gigabytes: no more is answered than may be pending)
             raise ProtocolError(None)
         self.in_msgs += 1
@@ -203,19 +215,20 @@ class Session:
             for body in bodies:
                 self.on_publish(subject, reply, body[:header_size], body[header_size:])
             return
-        if (header_size and not self.headers) or self.owed > self._max_pending:
+        if self.owed > self._max_pending:
             raise ProtocolError(None)
         self.in_msgs += len(bodies)
         self.in_bytes += len(bodies) * len(bodies[0])
         self.hub.route_run(self, subject, reply, header_size, bodies)
 
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None:
-        if not subjects.valid_pattern(subject):
-            self.send(wire.error("Invalid Subject"))
+        self.stirring = True
+        if len(self.subscriptions) >= self._max_subscriptions:
+            self.send(wire.error("maximum subscriptions exceeded"))
             return
         if sid not in self.subscriptions:
-            if len(self.subscriptions) >= self._max_subscriptions:
-                self.send(wire.error("maximum subscriptions exceeded"))
+            if not subjects.valid_pattern(subject):
+                self.send(wire.error("Invalid Subject"))
                 return
             subscription = Subscription(self, subject, queue, sid)
             if not self.hub.subscribe(subscription):
@@ -228,6 +241,7 @@ class Session:
             self.send(wire.OK)
 
     def on_unsubscribe(self, sid: bytes, max_messages: int) -> None:
+        self.stirring = True
         subscription = self.subscriptions.get(sid)
         if subscription is not None:
             subscription.limit = max_messages
@@ -237,32 +251,43 @@ class Session:
             self.send(wire.OK)
 
     def on_connect(self, options: dict[str, Any]) -> None:
-        protocol = options.get("protocol", 0)
+        if self._connected:
+            # it begins anew, and keeps what it does not say again
+            for subscription in list(self.subscriptions.values()):
+                self.end(subscription, returned=True)
+        else:
+            self._connected = self._unanswered = True
+        if options.get("account") or options.get("new_account"):
+            raise ProtocolError("Authorization Violation")
+        protocol = options.get("protocol", self._protocol)
         if protocol not in (0, 1):
             raise ProtocolError("invalid client protocol")
-        self.verbose = options.get("verbose") is not False
-        self.pedantic = options.get("pedantic") is not False
+        self._protocol = protocol
+        self.verbose = options.get("verbose", self.verbose)
+        self.pedantic = options.get("pedantic", self.pedantic)
         self.talkative = self.verbose or self.pedantic
-        self.echo = options.get("echo") is not False
-        self.headers = options.get("headers") is True
-        self.no_responders = options.get("no_responders") is True
+        self.echo = options.get("echo", self.echo)
+        self.headers = options.get("headers", self.headers)
+        self.no_responders = options.get("no_responders", self.no_responders)
         if self.no_responders and not self.headers:
             raise ProtocolError("no responders requires headers support")
-        self.dynamic = protocol == 1
         self.name, self.lang, self.client_version = (
-            str(options.get(field) or "")[:_LONGEST_NAME] for field in ("name", "lang", "version")
+            options.get(field, before)[:_LONGEST_NAME]
+            for field, before in (("name", self.name), ("lang", self.lang), ("version", self.client_version))
         )
         self.transport.announced(options)
         if self.verbose:
             self.send(wire.OK)
 
     def on_ping(self) -> None:
-        if self.dynamic:
-            # clients of protocol 1 are told where they are once they listen
-            self.dynamic = False
-            self.informed = True
-            self.send(wire.PONG + wire.info(self.transport.info() | {"connect_info": True}))
-            return
+        self.stirring = True
+        if self._unanswered:
+            self._unanswered = False
+            if self._protocol == 1:
+                # clients of protocol 1 are told where they are once they listen
+                self.informed = True
+                self.send(wire.PONG + wire.info(self.transport.info() | {"connect_info": True}))
+                return
         if not self.pushed_to:
             self.send(wire.PONG)
             return
@@ -274,9 +299,19 @@ class Session:
         """Ask whether the client is there."""
         self.send(wire.PING)
         self.pings.append([])
+        self.pinged = self.hub.now
+        self.pings_out += 1
         self._pinged = self.hub.elapsed()
 
+    def stirred(self) -> bool:
+        """Whether it published, subscribed or pinged since this was asked last."""
+        stirred = self.stirring or self.in_msgs > self._in_msgs_before
+        self.stirring = False
+        self._in_msgs_before = self.in_msgs
+        return stirred
+
     def on_pong(self) -> None:
+        self.pings_out = 0
         if self._pings:
             self.rtt = round((self.hub.elapsed() - self._pinged) * 1000, 3)
             confirmed = self._pings.popleft()

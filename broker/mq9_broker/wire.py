@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Protocol, TypeVar
 
 from mq9_broker.errors import ProtocolError
+from mq9_broker.options import read_options, read_pairs
 
 OK = b"+OK\r\n"
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 
 _CRLF = b"\r\n"
+_TAB, _VT, _FF, _CR = 9, 11, 12, 13
 _VERBS = (b"PUB", b"HPUB", b"SUB", b"UNSUB", b"PING", b"PONG", b"CONNECT", b"INFO", b"+OK", b"-ERR")
+#: A verb and the blanks behind it: those that need one, those that don't, and those behind which nothing counts.
+_VERB = re.compile(rb"(PUB|HPUB|SUB|UNSUB|-ERR)[ \t]+|(CONNECT|INFO)[ \t]*|(PING|PONG|\+OK)", re.IGNORECASE)
+_BARE = 3
+#: Verbs as they mostly come: so written, with a blank behind them.
+_COMMON = frozenset((b"PUB", b"HPUB", b"SUB", b"UNSUB"))
+_BLANKS = (b" ", b"\t", b"")
+_words = re.compile(rb"[^ \t]+").findall
 _KNOWN = 1024
 _LONGEST_KNOWN = 192
 _LONGEST_VERB = max(map(len, _VERBS))
 
 V = TypeVar("V")
+#: (subject, reply, header size, size) of a control line.
+Publish = tuple[bytes, bytes, int, int]
 #: What was read out of control lines without a reply subject (subject, size), and of sizes: most come again.
 _lines: dict[bytes, tuple[bytes, int]] = {}
 _sizes: dict[bytes, int] = {}
 
 
 class Receiver(Protocol):
-    """What a parser calls, in the order of the bytes. Any of them may raise ProtocolError."""
+    """What a parser calls, in the order of the bytes. Any of them may raise ProtocolError.
+
+    `headers`: whether HPUB is understood.
+    """
+
+    headers: bool
 
     def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None: ...
     def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
@@ -60,6 +77,8 @@ class Parser:
             self._parts.append(data)
             self._missing -= len(data)
             if self._missing > 0:
+                if self._missing == 1 and data[-1:] != b"\r":
+                    raise ProtocolError("Unknown Protocol Operation")
                 return
             data = b"".join(self._parts)
             self._parts = []
@@ -67,7 +86,6 @@ class Parser:
             data = self._rest + data
             self._rest = b""
         receiver = self._receiver
-        publish = receiver.on_publish
         limit = self._line_limit
         find, startswith = data.find, data.startswith
         known_line, known_size = _lines.get, _sizes.get
@@ -76,145 +94,169 @@ class Parser:
         before = reply = b""
         while pos < end:
             eol = find(b"\n", pos)
-            if eol < 0:
-                self._keep_line(data[pos:])
-                return
-            if eol - pos <= limit:
-                # the common frame, when it is whole; everything else goes the long way below
+            size = -1
+            if pos < eol <= pos + limit:
+                # what is written in the common way; everything else goes the long way below
                 start = eol + 1
                 line = data[pos:start]
-                size = -1
                 # a line without a reply subject has mostly come before, one with it hardly ever
                 if not reply and (known := known_line(line)) is not None:
                     subject, size = known
+                    header_size = 0
                 else:
-                    args = line.split()
-                    count = len(args)
-                    if 3 <= count <= 4 and line[:4] == b"PUB ":
-                        subject = args[1]
-                        reply = args[2] if count == 4 else b""
-                        size = known_size(args[-1], -1)
-                        if size >= 0 and not reply:
-                            _remember(_lines, line, (subject, size))
-                stop = start + size
-                if 0 <= size <= self._payload_limit and data[stop : stop + 2] == _CRLF:
-                    if line == before and startswith(line, stop + 2):
-                        bodies = _run(data, line, start, stop)
-                        receiver.on_run(subject, reply, 0, bodies)
-                        pos = stop + 2 + (len(bodies) - 1) * (stop + 2 - pos)
+                    words = line.split(b" ")
+                    count = len(words)
+                    verb = words[0]
+                    if verb == b"PUB":
+                        if 3 <= count <= 4 and words[1] and words[2] and _TAB not in line:
+                            subject = words[1]
+                            reply = words[2] if count == 4 else b""
+                            size = known_size(words[-1], -1)
+                            header_size = 0
+                            if size >= 0 and not reply:
+                                _remember(_lines, line, (subject, size))
+                    elif verb == b"HPUB":
+                        if 4 <= count <= 5 and b"" not in words and _TAB not in line and receiver.headers:
+                            subject = words[1]
+                            reply = words[2] if count == 5 else b""
+                            size = known_size(words[-1], -1)
+                            header_size = known_size(words[-2], -1)
+                            if not 0 <= header_size <= size:
+                                size = -1
+                    elif verb == PING:
+                        receiver.on_ping()
+                        pos = start
                         continue
-                    publish(subject, reply, b"", data[start:stop])
-                    before = line
-                    pos = stop + 2
+            if size < 0:
+                start, publish = self._read(data, pos, eol)
+                if publish is None:
+                    pos = start
                     continue
-            head = data[pos : pos + 5]
-            headed = head == b"HPUB "
-            if headed or head[:4] == b"PUB ":
-                start = pos + (5 if headed else 4)
-            else:
-                # another letter case, a tab, or another verb
-                headed = head[:4].upper() == b"HPUB"
-                if not headed and head[:3].upper() != b"PUB":
-                    self._command(data[pos:eol])
-                    pos = eol + 1
-                    continue
-                start = pos + (5 if headed else 4)
-                if data[start - 1 : start] not in (b" ", b"\t"):
-                    raise ProtocolError("Unknown Protocol Operation")
-            if eol - start > limit:
-                self._check_length(data[start:eol])
-            args = data[start:eol].split()
-            count = len(args)
-            middle = start = eol + 1
-            reply = b""
-            if headed:
-                if not 3 <= count <= 4 or not args[-2].isdigit():
-                    raise ProtocolError(None)
-                middle += int(args[-2])
-                if count == 4:
-                    reply = args[1]
-            elif count == 3:
-                reply = args[1]
-            elif count != 2:
-                raise ProtocolError(None)
-            if not args[-1].isdigit():
-                raise ProtocolError(None)
-            size = int(args[-1])
-            stop = start + size
-            if middle > stop:
-                raise ProtocolError(None)
+                subject, reply, header_size, size = publish
+                line = data[pos:start]
             if size > self._payload_limit:
                 raise ProtocolError("Maximum Payload Violation")
-            _remember(_sizes, args[-1], size)
-            if stop + 2 > end:
+            stop = start + size
+            if data[stop : stop + 2] != _CRLF:
+                if stop + 2 <= end or (stop < end and data[stop] != _CR):
+                    raise ProtocolError("Unknown Protocol Operation")
                 self._parts = [data[pos:]]
                 self._missing = stop + 2 - end
                 return
-            if data[stop : stop + 2] != _CRLF:
-                raise ProtocolError("Unknown Protocol Operation")
-            line = data[pos:start]
             if line == before and startswith(line, stop + 2):
                 bodies = _run(data, line, start, stop)
-                receiver.on_run(args[0], reply, middle - start, bodies)
+                receiver.on_run(subject, reply, header_size, bodies)
                 pos = stop + 2 + (len(bodies) - 1) * (stop + 2 - pos)
                 continue
-            publish(args[0], reply, data[start:middle], data[middle:stop])
+            if header_size:
+                middle = start + header_size
+                receiver.on_publish(subject, reply, data[start:middle], data[middle:stop])
+            else:
+                receiver.on_publish(subject, reply, b"", data[start:stop])
             before = line
             pos = stop + 2
 
-    def _keep_line(self, rest: bytes) -> None:
-        """Keep a line that has not ended, unless it can't become a command or is too long already."""
-        verb = _verb(rest)
-        whole = len(verb) < len(rest)
-        if not verb or not any(known == verb if whole else known.startswith(verb) for known in _VERBS):
-            raise ProtocolError("Unknown Protocol Operation")
-        if len(rest) > self._line_limit:
-            self._check_length(rest[len(verb) + 1 :])
-        self._rest = rest
+    def _read(self, data: bytes, pos: int, eol: int) -> tuple[int, Publish | None]:
+        """The command at `pos`, however it is written; `eol` is the next line feed there, -1 for none.
 
-    def _check_length(self, args: bytes) -> None:
+        (where its body begins, what it publishes), or (where the next command begins, None). What has not ended is
+        kept: then the next command begins behind the data.
+        """
+        start = data.find(b" ", pos, pos + _LONGEST_VERB + 1) + 1
+        verb = data[pos : start - 1] if start else b""
+        if verb not in _COMMON or data[start : start + 1] in _BLANKS:
+            # another letter case, a tab, more blanks or none, or another verb
+            found = _VERB.match(data, pos)
+            if found is None:
+                return self._keep(data, _verb_begun(data[pos : pos + _LONGEST_VERB + 1]))
+            start = found.end()
+            if found.lastindex == _BARE:
+                if eol < 0:
+                    return self._keep(data, found[0])
+                verb = found[0].upper()
+                if verb == b"PING":
+                    self._receiver.on_ping()
+                elif verb == b"PONG":
+                    self._receiver.on_pong()
+                return eol + 1, None
+            verb = (found[1] or found[2]).upper()
+        if eol <= start:
+            # blanks before the arguments do not count, and the first byte of the arguments never ends them
+            eol = data.find(b"\n", start + 1)
+        args = data[start:] if eol < 0 else data[start:eol]
         if len(args.removesuffix(b"\r")) > self._line_limit:
             raise ProtocolError("maximum control line exceeded")
+        if eol < 0:
+            return self._keep(data, verb + b" " + args)
+        if verb == b"PUB" or verb == b"HPUB":
+            return eol + 1, self._publish(verb == b"HPUB", args)
+        self._command(verb, args)
+        return eol + 1, None
 
-    def _command(self, line: bytes) -> None:
-        verb = _verb(line)
-        rest = line[len(verb) + 1 :]
-        if len(rest) > self._line_limit and verb in _VERBS:
-            self._check_length(rest)
-        if verb == b"PING":
-            self._receiver.on_ping()
-        elif verb == b"PONG":
-            self._receiver.on_pong()
-        elif verb == b"SUB":
-            args = rest.split()
-            if len(args) not in (2, 3):
-                raise ProtocolError(None)
-            self._receiver.on_subscribe(args[0], args[1] if len(args) == 3 else b"", args[-1])
-        elif verb == b"UNSUB":
-            args = rest.split()
-            if len(args) not in (1, 2) or (len(args) == 2 and not args[1].removeprefix(b"-").isdigit()):
-                raise ProtocolError(None)
-            self._receiver.on_unsubscribe(args[0], max(0, int(args[1])) if len(args) == 2 else 0)
-        elif verb == b"CONNECT":
-            try:
-                options = json.loads(rest)
-            except (ValueError, RecursionError):
-                raise ProtocolError(None) from None
-            if not isinstance(options, dict):
-                raise ProtocolError(None)
-            self._receiver.on_connect(options)
-        elif verb in (b"INFO", b"+OK"):
-            return
-        elif verb == b"-ERR":
+    def _keep(self, data: bytes, rest: bytes) -> tuple[int, None]:
+        self._rest = rest
+        return len(data), None
+
+    def _publish(self, headed: bool, args: bytes) -> Publish:
+        if headed and not self._receiver.headers:
             raise ProtocolError(None)
+        words = _words(args.removesuffix(b"\r"))
+        count = len(words) - headed
+        if not 2 <= count <= 3:
+            raise ProtocolError(None)
+        size = _learn(words[-1])
+        header_size = _learn(words[-2]) if headed else 0
+        if not 0 <= header_size <= size:
+            raise ProtocolError(None)
+        return words[0], words[1] if count == 3 else b"", header_size, size
+
+    def _command(self, verb: bytes, args: bytes) -> None:
+        if verb == b"SUB":
+            words = _split(args)
+            if not 2 <= len(words) <= 3:
+                raise ProtocolError(None)
+            self._receiver.on_subscribe(words[0], words[1] if len(words) == 3 else b"", words[-1])
+        elif verb == b"UNSUB":
+            words = _split(args)
+            if not 1 <= len(words) <= 2:
+                raise ProtocolError(None)
+            # a maximum that is no number is none
+            self._receiver.on_unsubscribe(words[0], max(0, _size(words[1])) if len(words) == 2 else 0)
+        elif verb == b"CONNECT":
+            self._receiver.on_connect(read_options(args))
+        elif verb == b"INFO":
+            read_pairs(args)
         else:
-            raise ProtocolError("Unknown Protocol Operation")
+            raise ProtocolError(None)
 
 
-def _verb(line: bytes) -> bytes:
-    """The verb of a line, or of the beginning of one, in upper case: it ends at a blank, at a tab, or with the line."""
-    verb = line[: _LONGEST_VERB + 2].replace(b"\t", b" ").split(b" ", 1)[0]
-    return (verb.removesuffix(b"\r") if len(verb) == len(line) else verb).upper()
+def _split(args: bytes) -> list[bytes]:
+    """The words of SUB and UNSUB: a CR or LF inside is a blank too, a vertical tab or form feed is a letter."""
+    if _VT in args or _FF in args:
+        args = args.replace(b"\r", b" ").replace(b"\n", b" ")
+        return _words(args)
+    return args.split()
+
+
+def _learn(word: bytes) -> int:
+    """The size a word is, remembered as it stands alone and at the end of a line."""
+    size = _size(word)
+    if size >= 0:
+        _remember(_sizes, word, size)
+        _remember(_sizes, word + _CRLF, size)
+    return size
+
+
+def _size(word: bytes) -> int:
+    """The number a word is, of at most nine digits; -1 when it is none."""
+    return int(word) if len(word) <= 9 and word.isdigit() else -1
+
+
+def _verb_begun(beginning: bytes) -> bytes:
+    """What may still become a verb."""
+    if not any(verb.startswith(beginning.upper()) for verb in _VERBS):
+        raise ProtocolError("Unknown Protocol Operation")
+    return beginning
 
 
 def _remember(known: dict[bytes, V], text: bytes, meaning: V) -> None:

@@ -105,7 +105,7 @@ def test_a_wrong_value_in_a_file_names_the_file(tmp_path: Path) -> None:
     assert wrong(file) == f"max_payload must be a whole number from 1 to 1099511627776, not -1 ({file})"
 
 
-@pytest.mark.parametrize("name", ["ping_interval", "max_payload", "max_control_line", "max_pending"])
+@pytest.mark.parametrize("name", ["ping_interval", "max_payload", "max_control_line", "max_pending", "max_pings_out"])
 def test_a_limit_that_would_stop_the_broker_is_refused(tmp_path: Path, name: str) -> None:
     """A ping interval of 0 would ping without end; a payload of 0 bytes leaves no request."""
     file = toml(tmp_path, f"{name} = 0\n")

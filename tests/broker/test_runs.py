@@ -47,7 +47,7 @@ def heard(
 
 
 def counted(client: Client) -> None:
-    """The counters of a session are what its client got."""
+    """The counters of a session are the messages its client got; that nobody is there is none."""
     messages = [frame for frame in client.frames if frame.verb in ("MSG", "HMSG") and frame.status != "503"]
     assert client.session.out_msgs == len(messages)
     blocks = sum(

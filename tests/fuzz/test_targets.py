@@ -94,7 +94,7 @@ def test_an_error_of_another_kind_is_noticed(error: type[Exception], monkeypatch
 
 
 def test_a_parser_that_waits_without_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire.Parser, "_keep_line", lambda self, rest: setattr(self, "_rest", rest))
+    monkeypatch.setattr(parser, "LINE", 1000)
     with pytest.raises(AssertionError, match="waits for more"):
         parser.check(b"SUB a")
 
@@ -146,13 +146,13 @@ def test_a_header_block_read_in_two_ways_is_noticed(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_parser_that_ends_early_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep = wire.Parser._keep_line
+    keep = wire.Parser._keep
 
-    def impatient(self: wire.Parser, rest: bytes) -> None:
+    def impatient(self: wire.Parser, data: bytes, rest: bytes) -> tuple[int, None]:
         if len(rest) > 6:
             raise ProtocolError(None)
-        keep(self, rest)
+        return keep(self, data, rest)
 
-    monkeypatch.setattr(wire.Parser, "_keep_line", impatient)
+    monkeypatch.setattr(wire.Parser, "_keep", impatient)
     with pytest.raises(AssertionError, match=r"whole .*, cut"):
         parser.check(b"SUB subject sid\r\n")
