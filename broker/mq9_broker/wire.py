@@ -86,7 +86,8 @@ class Parser:
             data = self._rest + data
             self._rest = b""
         receiver = self._receiver
-        limit = self._line_limit
+        publish = receiver.on_publish
+        limit, most = self._line_limit, self._payload_limit
         find, startswith = data.find, data.startswith
         known_line, known_size = _lines.get, _sizes.get
         end = len(data)
@@ -128,13 +129,13 @@ class Parser:
                         pos = start
                         continue
             if size < 0:
-                start, publish = self._read(data, pos, eol)
-                if publish is None:
+                start, head = self._read(data, pos, eol)
+                if head is None:
                     pos = start
                     continue
-                subject, reply, header_size, size = publish
+                subject, reply, header_size, size = head
                 line = data[pos:start]
-            if size > self._payload_limit:
+            if size > most:
                 raise ProtocolError("Maximum Payload Violation")
             stop = start + size
             if data[stop : stop + 2] != _CRLF:
@@ -150,9 +151,9 @@ class Parser:
                 continue
             if header_size:
                 middle = start + header_size
-                receiver.on_publish(subject, reply, data[start:middle], data[middle:stop])
+                publish(subject, reply, data[start:middle], data[middle:stop])
             else:
-                receiver.on_publish(subject, reply, b"", data[start:stop])
+                publish(subject, reply, b"", data[start:stop])
             before = line
             pos = stop + 2
 

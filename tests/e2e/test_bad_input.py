@@ -179,35 +179,6 @@ def test_a_frame_in_two_pieces_or_many_is_one_frame(server: Broker, wire: OpenWi
     assert reader.ask(f"MAILBOX.QUERY.{address}")["unread"] == stored
 
 
-@pytest.mark.parametrize(
-    ("start", "error"),
-    [
-        (b"", "'Unknown Protocol Operation'"),
-        (b"PUB ", "'maximum control line exceeded'"),
-        (b"SUB ", "'maximum control line exceeded'"),
-        (b"CONNECT ", "'maximum control line exceeded'"),
-    ],
-)
-def test_100_kb_without_a_newline(server: Broker, wire: OpenWire, start: bytes, error: str) -> None:
-    client = wire(server)
-    client.settle()
-    try:
-        client.send(start + b"A" * 100_000)
-        frame = client.frame()
-    except ConnectionError:
-        frame = None  # a reset may overtake the error that explains it
-    if frame is not None:
-        assert (frame.op, frame.args) == ("-ERR", error)
-    assert client.rest() is not None
-
-
-def test_garbage(server: Broker, wire: OpenWire) -> None:
-    for garbage in (b"\0" * 1000, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00", b"\xff\xfe\r\n"):
-        client = wire(server, connect=None)
-        client.send(garbage + b"\r\n")
-        assert b"PONG" not in client.rest()
-
-
 @pytest.mark.parametrize("subject", [">", "$mq9.AI.>", "_INBOX.>"])
 def test_wildcards_that_are_allowed_reveal_nothing(server: Broker, wire: OpenWire, subject: str) -> None:
     spy, user = wire(server), wire(server)
