@@ -16,14 +16,22 @@ PROGRAM = Path(sys.executable).with_name("nats-server")
 Settings = Mapping[str, Any]
 StartServer = Callable[..., Broker]
 
-#: What nats-server calls differently, in its own words; every other setting has one name in both.
+#: Settings in the words of each server's configuration; one that is not here has the same name in both. `nkey` is the
+#: public key of the only user, `tls` the files of a certificate and its key.
 _IN_NATS: dict[str, Callable[[Any], str]] = {
     "ping_interval": 'ping_interval: "{}s"'.format,
     "max_pings_out": "ping_max: {}".format,
-    "token": 'authorization: {{ token: "{}", timeout: 1 }}'.format,
     "lame_duck_grace": 'lame_duck_grace_period: "{}s"'.format,
     "lame_duck_duration": 'lame_duck_duration: "{}s"'.format,
+    "token": 'authorization: {{ token: "{}", timeout: 1 }}'.format,
     "auth_timeout": "# a second, in the authorization block: {}".format,
+    "nkey": "authorization: {{ users: [{{ nkey: {} }}] }}".format,
+    "tls": 'tls: {{ cert_file: "{0[0]}", key_file: "{0[1]}" }}'.format,
+    "tls_optional": lambda optional: f"allow_non_tls: {str(optional).lower()}",
+}
+_IN_MQ9: dict[str, Callable[[Any], str]] = {
+    "nkey": 'users = [{{ nkey = "{}" }}]'.format,
+    "tls": 'tls_cert = "{0[0]}"\ntls_key = "{0[1]}"'.format,
 }
 
 
@@ -34,7 +42,7 @@ class NatsServer(Broker):
         super().__init__(folder / "data")
         folder.mkdir(parents=True)
         self._folder = folder
-        lines = [_IN_NATS.get(name, f"{name}: {{}}".format)(value) for name, value in settings.items()]
+        lines = [_IN_NATS[name](value) if name in _IN_NATS else f"{name}: {value}" for name, value in settings.items()]
         config = folder / "server.conf"
         config.write_text("\n".join(['listen: "127.0.0.1:-1"', f'ports_file_dir: "{folder}"', *lines, ""]))
         self.command = [str(PROGRAM), "-c", str(config)]
@@ -58,7 +66,11 @@ def our_broker(folder: Path, settings: Settings) -> Broker:
     """The broker with these settings in its configuration file."""
     folder.mkdir(parents=True)
     config = folder / "broker.toml"
-    config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+    config.touch(0o600)
+    lines = [
+        _IN_MQ9[name](value) if name in _IN_MQ9 else f"{name} = {json.dumps(value)}" for name, value in settings.items()
+    ]
+    config.write_text("\n".join([*lines, ""]))
     return Broker(folder / "data", "--config", str(config), store="memory")
 
 

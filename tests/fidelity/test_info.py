@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from e2e.harness import Wire
+from e2e.ways import Certificates
 from fidelity.servers import StartServer
 
 OpenWire = Callable[..., Wire]
@@ -37,6 +38,11 @@ SOMETIMES = {
     "connect_info",
     "connect_urls",
 }
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def typed(info: dict[str, Any]) -> dict[str, type]:
@@ -79,6 +85,31 @@ def test_a_server_that_asks_for_a_token(shared: StartServer, kind: str, wire: Op
     assert info["auth_required"] is True
     assert typed(info) == ALWAYS
     assert not SOMETIMES - {"auth_required"} & info.keys()
+
+
+def test_a_server_that_knows_keys_gives_each_client_something_to_sign(
+    shared: StartServer, kind: str, wire: OpenWire
+) -> None:
+    server = shared(kind, nkey="UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4")
+    one, other = (wire(server, connect=None).info for _ in range(2))
+    assert one["auth_required"] is True
+    assert not SOMETIMES - {"auth_required", "nonce"} & one.keys()
+    assert len(one["nonce"]) == len(other["nonce"]) == 15
+    assert one["nonce"] != other["nonce"]
+
+
+@pytest.mark.parametrize("optional", [False, True], ids=["tls required", "tls available"])
+def test_a_server_with_a_certificate(
+    start: StartServer, wire: OpenWire, certificates: Certificates, optional: bool
+) -> None:
+    settings: dict[str, Any] = {"tls": (str(certificates.cert), str(certificates.key))}
+    server = start(**settings, tls_optional=True) if optional else start(**settings)
+    info = wire(server, connect=None).info
+    assert typed(info) == ALWAYS
+    assert info["tls_available" if optional else "tls_required"] is True
+    assert {name: info[name] for name in SOMETIMES & info.keys()} == (
+        {"tls_available": True} if optional else {"tls_required": True}
+    )
 
 
 def test_clients_of_protocol_1_get_it_again(shared: StartServer, kind: str, wire: OpenWire) -> None:
