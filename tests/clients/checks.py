@@ -35,6 +35,7 @@ CORE = {
     "queue-group": "each message to one of three members, all of them to a plain subscription beside",
     "auto-unsubscribe": "over after the third of five messages",
     "request-one": "a request and its answer",
+    "request-old-style": "an inbox of its own for each request: an answer, and nobody there",
     "request-many": "a request and three answers",
     "headers": "names keep their case, values their colons",
     "headers-empty": "a value may be empty",
@@ -55,6 +56,7 @@ CORE = {
 MAILBOXES = {
     "mailbox-subscribe": "stored messages in the order of their priority, with their headers",
     "mailbox-live-and-drain": "what arrives later; after a drain the mail is still there",
+    "mailbox-old-style": "the broker answers requests of that kind too",
     "mailbox-queue-group": "each message to one of two members, the next member goes on",
     "mailbox-fetch-and-ack": "leased, acknowledged, waited for",
     "mailbox-reply-address": "respond() sends into the mailbox that the sender named",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clients.conftest import Outcome
+from clients.servers import NATS_SERVER
 from clients.suites import SUITES
 
 CASES = [
@@ -19,5 +20,7 @@ CASES = [
 def test_client(library: str, kind: str, check: str, outcome: Outcome) -> None:
     if why := SUITES[library].missing():
         pytest.skip(f"the {library} suite did not run: {why}")
+    if kind == "nats-server" and not NATS_SERVER.exists():
+        pytest.skip("nats-server is not installed beside this Python")
     wrong = outcome(library, kind, check)
     assert not wrong, wrong

@@ -402,6 +402,20 @@ static void auto_unsubscribe(void) {
 
 static void request_one(void) { works(connect_plain()); }
 
+static Peer *connect_old_style(void) {
+    Settings with = settings(env("PLAIN_URL"));
+    OK(natsOptions_UseOldRequestStyle(with.options, true));
+    return connect_with(with);
+}
+
+static void request_old_style(void) {
+    Peer *peer = connect_old_style();
+    natsMsg *reply = NULL;
+    works(peer);
+    HOLDS(natsConnection_RequestString(&reply, peer->nc, fresh(), "", 10000) == NATS_NO_RESPONDERS);
+    works(peer);
+}
+
 static void request_many(void) {
     static const char *texts[] = {"0", "1", "2"};
     Peer *asker = connect_plain();
@@ -711,6 +725,12 @@ static void mailbox_live_and_drain(void) {
     HOLDS(atomic_load(&handled) == 50);
 }
 
+static void mailbox_old_style(void) {
+    Peer *peer = connect_old_style();
+    Mailbox box = create_private(peer);
+    has(ask(peer, "INBOX.", box.send_only, "x"), "\"msg_id\":1");
+}
+
 static void mailbox_queue_group(void) {
     Peer *sender = connect_plain(), *members[2] = {connect_plain(), connect_plain()};
     Mailbox box = create_private(sender);
@@ -920,6 +940,7 @@ static const struct {
     {"queue-group", queue_group},
     {"auto-unsubscribe", auto_unsubscribe},
     {"request-one", request_one},
+    {"request-old-style", request_old_style},
     {"request-many", request_many},
     {"headers", headers},
     {"headers-multi", headers_multi},
@@ -935,6 +956,7 @@ static const struct {
     {"thousand-connections", thousand_connections},
     {"mailbox-subscribe", mailbox_subscribe},
     {"mailbox-live-and-drain", mailbox_live_and_drain},
+    {"mailbox-old-style", mailbox_old_style},
     {"mailbox-queue-group", mailbox_queue_group},
     {"mailbox-fetch-and-ack", mailbox_fetch_and_ack},
     {"mailbox-reply-address", mailbox_reply_address},

@@ -377,6 +377,14 @@ var checks = map[string]func(){
 
 	"request-one": func() { connect().works() },
 
+	"request-old-style": func() {
+		peer := connect(nats.UseOldRequestStyle())
+		peer.works()
+		_, err := peer.Request(fresh(), nil, patient)
+		holds(errors.Is(err, nats.ErrNoResponders), err)
+		peer.works()
+	},
+
 	"request-many": func() {
 		asker, subject := connect(), fresh()
 		for _, text := range numbers(3) {
@@ -526,6 +534,11 @@ var checks = map[string]func(){
 		sender.send(box, "for the next reader")
 		equal(take(reader.listen(box.Inbox), 51), append(numbers(50), "for the next reader"))
 		equal(heard(), numbers(50))
+	},
+
+	"mailbox-old-style": func() {
+		peer := connect(nats.UseOldRequestStyle())
+		peer.send(peer.create("{}"), "x")
 	},
 
 	"mailbox-queue-group": func() {

@@ -281,6 +281,23 @@ async def request_one() -> None:
 
 
 @check
+async def request_old_style() -> None:
+    nc = await connect()
+    subject = fresh()
+
+    async def answer(message: Msg) -> None:
+        await message.respond(b"yes")
+
+    await nc.subscribe(subject, cb=answer)
+    equal((await nc.request(subject, b"", timeout=5, old_style=True)).data, b"yes")
+    try:
+        await nc.request(fresh(), b"", timeout=10, old_style=True)
+    except NoRespondersError:
+        return await nc.works()
+    raise AssertionError("nobody listened, and yet there was an answer")
+
+
+@check
 async def request_many() -> None:
     asker, answerers = await connect(), [await connect() for _ in range(3)]
     subject = fresh()
@@ -504,6 +521,16 @@ async def mailbox_live_and_drain() -> None:
     again = await reader.subscribe(made["inbox"])
     equal(len(await take(again, 51)), 51)
     equal(len(heard), 50)
+
+
+@check
+async def mailbox_old_style() -> None:
+    nc = await connect()
+    reply = await nc.request(f"{AI}MAILBOX.CREATE", b'{"ttl":600}', timeout=10, old_style=True)
+    made = json.loads(reply.data)
+    equal(made["error"], "")
+    reply = await nc.request(f"{AI}INBOX.{made['send_only']}", b"x", timeout=10, old_style=True)
+    equal(json.loads(reply.data), {"error": "", "msg_id": 1})
 
 
 @check

@@ -266,6 +266,15 @@ checks["auto-unsubscribe"] = async () => {
 
 checks["request-one"] = async () => void (await (await connect()).works());
 
+checks["request-old-style"] = async () => {
+  const peer = await connect();
+  const { subscription } = await peer.answer(fresh(), () => "yes");
+  const old = { noMux: true, timeout: 10_000 };
+  assert.equal(text(await peer.nc.request(subscription.getSubject(), "", old)), "yes");
+  await fails(peer.nc.request(fresh(), "", old), "503", "no responders");
+  await peer.works();
+};
+
 checks["request-many"] = async () => {
   const [asker, ...answerers] = [await connect(), await connect(), await connect(), await connect()];
   const subject = fresh();
@@ -457,6 +466,13 @@ checks["mailbox-live-and-drain"] = async () => {
   await sender.send(made.send_only, "for the next reader");
   assert.equal((await take(await reader.listen(made.inbox), 51)).length, 51);
   assert.equal(listening.heard.length, 50);
+};
+
+checks["mailbox-old-style"] = async () => {
+  const peer = await connect();
+  const old = { noMux: true };
+  const made = await peer.ask("MAILBOX.CREATE", { ttl: 600 }, old);
+  assert.deepEqual(await peer.ask(`INBOX.${made.send_only}`, "x", old), { error: "", msg_id: 1 });
 };
 
 checks["mailbox-queue-group"] = async () => {
