@@ -11,8 +11,10 @@ standard input answers. Everything else a program needs to know stands in its en
     PLAIN_URL             a server without authentication: every check but the last ones
     GENEROUS_URL         the same one, by a way on which INFO promises a larger max_payload than the server takes
     TLS_URL TLS_CA       one that wants TLS, and the certificate to trust
-    USERS_URL PASSWORD NKEY_FILE
-                         one that knows the user "agent" by this password, and the nkey whose seed is in the file
+    MUTUAL_URL TLS_CERT TLS_KEY
+                         one that wants a client's certificate, and one
+    USERS_URL PASSWORD NKEY NKEY_FILE
+                         one that knows the user "agent" by this password, and this nkey, whose seed is in the file
     TOKEN_URL TOKEN      one that wants this token
 
 Subjects are a program's own random ones, so that a check can be run again and beside others.
@@ -71,6 +73,7 @@ MAILBOXES = {
 WAYS_IN = {
     "tls": "1 MiB over TLS",
     "tls-untrusted": "a certificate that nobody vouches for is refused",
+    "tls-client": "a client's certificate opens the door, no certificate does not",
     "user-password": "the right one",
     "wrong-password": "'Authorization Violation'",
     "nkey": "the challenge of INFO, signed",
@@ -81,6 +84,7 @@ WAYS_IN = {
 VARIANTS = {
     "tls": "tls",
     "tls-untrusted": "tls",
+    "tls-client": "mutual",
     "user-password": "users",
     "wrong-password": "users",
     "nkey": "users",

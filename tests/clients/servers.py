@@ -150,12 +150,15 @@ class Servers:
         """For a program that needs this variant, spoken to over WebSocket or not."""
         server = self.server(variant)
         port = server.ws_port if websocket else server.port
-        scheme = ("wss" if variant == "tls" else "ws") if websocket else ("tls" if variant == "tls" else "nats")
+        plain, secure = ("ws", "wss") if websocket else ("nats", "tls")
+        scheme = secure if variant in ("tls", "mutual") else plain
         self.generous.to = port
         return {
             f"{variant.upper()}_URL": f"{scheme}://127.0.0.1:{port}",
             "GENEROUS_URL": f"{scheme}://127.0.0.1:{self.generous.port}",
             "TLS_CA": str(self.certificates.ca),
+            "TLS_CERT": str(self.certificates.client_cert),
+            "TLS_KEY": str(self.certificates.client_key),
             "PASSWORD": self.password,
             "NKEY_FILE": str(self.seed_file),
             "NKEY": self.nkey,
@@ -178,8 +181,14 @@ class NatsServers(Servers):
         return NatsServer(self.folder / "plain").start()
 
     def start_tls(self) -> Server:
-        files = f'tls {{ cert_file: "{self.certificates.cert}", key_file: "{self.certificates.key}" }}'
-        return NatsServer(self.folder / "tls", files, files).start()
+        return self._secured("tls", "")
+
+    def start_mutual(self) -> Server:
+        return self._secured("mutual", f', ca_file: "{self.certificates.ca}", verify: true')
+
+    def _secured(self, variant: str, more: str) -> Server:
+        files = f'tls {{ cert_file: "{self.certificates.cert}", key_file: "{self.certificates.key}"{more} }}'
+        return NatsServer(self.folder / variant, files, files).start()
 
     def start_users(self) -> Server:
         users = f'{{ user: agent, password: "{self.password}" }}, {{ nkey: {self.nkey} }}'
@@ -196,8 +205,14 @@ class Mq9Servers(Servers):
         return Mq9(self.folder / "plain").start()
 
     def start_tls(self) -> Server:
+        return self._secured("tls")
+
+    def start_mutual(self) -> Server:
+        return self._secured("mutual", "--tls-ca", str(self.certificates.ca), "--tls-verify")
+
+    def _secured(self, variant: str, *more: str) -> Server:
         files = ("--tls-cert", str(self.certificates.cert), "--tls-key", str(self.certificates.key))
-        return Mq9(self.folder / "tls", *files).start()
+        return Mq9(self.folder / variant, *files, *more).start()
 
     def start_users(self) -> Server:
         return self._configured(

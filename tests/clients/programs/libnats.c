@@ -897,6 +897,19 @@ static void tls_untrusted(void) {
     refuses(with, NATS_SSL_ERROR);
 }
 
+static void tls_client(void) {
+    Peer *peer = NULL;
+    Settings with = settings(env("MUTUAL_URL"));
+    OK(natsOptions_SetSecure(with.options, true));
+    OK(natsOptions_LoadCATrustedCertificates(with.options, env("TLS_CA")));
+    HOLDS(try_connect(with, &peer) != NATS_OK);
+    with = settings(env("MUTUAL_URL"));
+    OK(natsOptions_SetSecure(with.options, true));
+    OK(natsOptions_LoadCATrustedCertificates(with.options, env("TLS_CA")));
+    OK(natsOptions_LoadCertificatesChain(with.options, env("TLS_CERT"), env("TLS_KEY")));
+    works(connect_with(with));
+}
+
 static Settings as_user(const char *password) {
     Settings with = settings(env("USERS_URL"));
     OK(natsOptions_SetUserInfo(with.options, "agent", password));
@@ -968,6 +981,7 @@ static const struct {
     {"mailbox-restart", mailbox_restart},
     {"tls", tls},
     {"tls-untrusted", tls_untrusted},
+    {"tls-client", tls_client},
     {"user-password", user_password},
     {"wrong-password", wrong_password},
     {"nkey", nkey},

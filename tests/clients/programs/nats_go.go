@@ -658,6 +658,13 @@ var checks = map[string]func(){
 		holds(errors.As(err, &unknown), err)
 	},
 
+	"tls-client": func() {
+		url, trusted := os.Getenv("MUTUAL_URL"), nats.RootCAs(os.Getenv("TLS_CA"))
+		connectTo(url, trusted, nats.ClientCert(os.Getenv("TLS_CERT"), os.Getenv("TLS_KEY"))).works()
+		_, err := tryConnect(url, trusted, nats.NoReconnect())
+		holds(err != nil, "the connection was made without a certificate")
+	},
+
 	"user-password": func() {
 		connectTo(os.Getenv("USERS_URL"), nats.UserInfo("agent", os.Getenv("PASSWORD"))).works()
 	},

@@ -671,7 +671,8 @@ async def tls() -> None:
 
 async def is_refused(url: str, because: tuple[str, ...], **options: Any) -> None:
     try:
-        await connect(url, allow_reconnect=False, **options)
+        # nats-py takes the end of a connection for a beginning
+        await (await connect(url, allow_reconnect=False, **options)).works()
     except Exception as error:
         said = f"{error} {error.__cause__} {Peer.opened[-1].errors}".lower()
         assert any(word in said for word in because), said
@@ -682,6 +683,15 @@ async def is_refused(url: str, because: tuple[str, ...], **options: Any) -> None
 @check
 async def tls_untrusted() -> None:
     await is_refused(os.environ["TLS_URL"], ("certificate",), tls=ssl.create_default_context())
+
+
+@check
+async def tls_client() -> None:
+    url, context = os.environ["MUTUAL_URL"], ssl.create_default_context(cafile=os.environ["TLS_CA"])
+    # what became of the handshake is known when one reads: a reset, an end, or an alert
+    await is_refused(url, ("lost", "closed", "eof", "reset", "certificate", "empty response"), tls=context)
+    context.load_cert_chain(os.environ["TLS_CERT"], os.environ["TLS_KEY"])
+    await (await connect(url, tls=context)).works()
 
 
 @check

@@ -25,21 +25,23 @@ const socketErrors = [];
 
 // Node 20 has no WebSocket of its own; this is also where a certificate authority is named, and where one learns why a
 // handshake failed.
-function socketFor(ca) {
+function socketFor(files) {
   return (url) => {
-    const socket = new WebSocket(url, { ca, perMessageDeflate: !url.startsWith(env.GENEROUS_URL) });
+    const [ca, cert, key] = Object.values(files).map((file) => file && readFileSync(file));
+    const socket = new WebSocket(url, { ca, cert, key, perMessageDeflate: !url.startsWith(env.GENEROUS_URL) });
     socket.on("error", (error) => socketErrors.push(error.message));
     return { socket, encrypted: url.startsWith("wss:") };
   };
 }
 
 class Peer {
-  static async connect(url = env.PLAIN_URL, { ca, ...options } = {}) {
+  static async connect(url = env.PLAIN_URL, { caFile, certFile, keyFile, ...options } = {}) {
+    const files = { caFile, certFile, keyFile };
     const given = { servers: url, reconnectTimeWait: 50, maxReconnectAttempts: 200, timeout: 5000, ...options };
     if (which === "nats-core") {
-      given.wsFactory = socketFor(ca && readFileSync(ca));
+      given.wsFactory = socketFor(files);
     } else if (url.startsWith("tls:")) {
-      given.tls = ca ? { caFile: ca } : {};
+      given.tls = files;
     }
     const peer = new Peer();
     peer.nc = await (library.connect ?? library.wsconnect)(given);
@@ -588,7 +590,7 @@ checks["mailbox-restart"] = async () => {
 // ---- ways in ----
 
 checks["tls"] = async () => {
-  const peer = await connect(env.TLS_URL, { ca: env.TLS_CA });
+  const peer = await connect(env.TLS_URL, { caFile: env.TLS_CA });
   await peer.works();
   const listening = await peer.listen(fresh());
   peer.nc.publish(listening.subject, new Uint8Array(MIB));
@@ -597,6 +599,14 @@ checks["tls"] = async () => {
 
 checks["tls-untrusted"] = async () =>
   fails(connect(env.TLS_URL, { reconnect: false }), "certificate", "unable to verify");
+
+checks["tls-client"] = async () => {
+  const files = { caFile: env.TLS_CA, certFile: env.TLS_CERT, keyFile: env.TLS_KEY };
+  await (await connect(env.MUTUAL_URL, files)).works();
+  // what became of the handshake is known when one reads: an alert, a reset, or an end
+  const anonymous = connect(env.MUTUAL_URL, { caFile: env.TLS_CA, reconnect: false });
+  await fails(anonymous, "certificate", "reset", "closed", "refused", "disconnect", "hang up");
+};
 
 checks["user-password"] = async () => {
   await (await connect(env.USERS_URL, { user: "agent", pass: env.PASSWORD })).works();
