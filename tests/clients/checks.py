@@ -11,8 +11,7 @@ standard input answers. Everything else a program needs to know stands in its en
     PLAIN_URL             a server without authentication: every check but the last ones
     GENEROUS_URL         the same one, by a way on which INFO promises a larger max_payload than the server takes
     TLS_URL TLS_CA       one that wants TLS, and the certificate to trust
-    MUTUAL_URL TLS_CERT TLS_KEY
-                         one that wants a client's certificate, and one
+    MUTUAL_URL TLS_CERT  one that wants a client's certificate, and one with its key
     USERS_URL PASSWORD NKEY NKEY_FILE
                          one that knows the user "agent" by this password, and this nkey, whose seed is in the file
     TOKEN_URL TOKEN      one that wants this token

@@ -17,8 +17,8 @@ from typing import Protocol, Self
 
 import nkeys
 
-from clients.certificates import Certificates
 from e2e.harness import Broker, eventually
+from e2e.ways import Certificates, address, port_of
 
 NATS_SERVER = Path(sys.executable).with_name("nats-server")
 
@@ -82,8 +82,8 @@ class Mq9(Broker):
 
     def start(self) -> Self:
         super().start()
-        assert self.process.stdout is not None
-        self.ws_port = int(self.process.stdout.readline().decode().rpartition(":")[2])
+        scheme = "wss" if "--tls-cert" in self.command else "ws"
+        self.ws_port = port_of(address(self, scheme))
         for flag, port in (("--port", self.port), ("--ws-port", self.ws_port)):
             self.command[self.command.index(flag) + 1] = str(port)
         return self
@@ -157,8 +157,7 @@ class Servers:
             f"{variant.upper()}_URL": f"{scheme}://127.0.0.1:{port}",
             "GENEROUS_URL": f"{scheme}://127.0.0.1:{self.generous.port}",
             "TLS_CA": str(self.certificates.ca),
-            "TLS_CERT": str(self.certificates.client_cert),
-            "TLS_KEY": str(self.certificates.client_key),
+            "TLS_CERT": str(self.certificates.client),
             "PASSWORD": self.password,
             "NKEY_FILE": str(self.seed_file),
             "NKEY": self.nkey,

@@ -906,7 +906,7 @@ static void tls_client(void) {
     with = settings(env("MUTUAL_URL"));
     OK(natsOptions_SetSecure(with.options, true));
     OK(natsOptions_LoadCATrustedCertificates(with.options, env("TLS_CA")));
-    OK(natsOptions_LoadCertificatesChain(with.options, env("TLS_CERT"), env("TLS_KEY")));
+    OK(natsOptions_LoadCertificatesChain(with.options, env("TLS_CERT"), env("TLS_CERT")));
     works(connect_with(with));
 }
 

@@ -660,7 +660,7 @@ var checks = map[string]func(){
 
 	"tls-client": func() {
 		url, trusted := os.Getenv("MUTUAL_URL"), nats.RootCAs(os.Getenv("TLS_CA"))
-		connectTo(url, trusted, nats.ClientCert(os.Getenv("TLS_CERT"), os.Getenv("TLS_KEY"))).works()
+		connectTo(url, trusted, nats.ClientCert(os.Getenv("TLS_CERT"), os.Getenv("TLS_CERT"))).works()
 		_, err := tryConnect(url, trusted, nats.NoReconnect())
 		holds(err != nil, "the connection was made without a certificate")
 	},

@@ -601,7 +601,7 @@ checks["tls-untrusted"] = async () =>
   fails(connect(env.TLS_URL, { reconnect: false }), "certificate", "unable to verify");
 
 checks["tls-client"] = async () => {
-  const files = { caFile: env.TLS_CA, certFile: env.TLS_CERT, keyFile: env.TLS_KEY };
+  const files = { caFile: env.TLS_CA, certFile: env.TLS_CERT, keyFile: env.TLS_CERT };
   await (await connect(env.MUTUAL_URL, files)).works();
   // what became of the handshake is known when one reads: an alert, a reset, or an end
   const anonymous = connect(env.MUTUAL_URL, { caFile: env.TLS_CA, reconnect: false });
