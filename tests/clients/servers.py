@@ -30,7 +30,7 @@ class Server(Protocol):
     ws_port: int
 
     def restart(self) -> object: ...
-    def kill(self) -> object: ...
+    def end(self) -> None: ...
 
 
 class NatsServer:
@@ -54,13 +54,13 @@ class NatsServer:
             self.process = subprocess.Popen([NATS_SERVER, "-c", config], stdout=log, stderr=log)
         ports = self.folder / f"nats-server_{self.process.pid}.ports"
         if not eventually(lambda: ports.exists() and ports.read_text().endswith("}"), within=15):
-            self.kill()
+            self.end()
             raise AssertionError(f"nats-server did not start: {(self.folder / 'log').read_text()[-2000:]}")
         found = json.loads(ports.read_text())
         self.port, self.ws_port = (int(found[kind][0].rpartition(":")[2]) for kind in ("nats", "websocket"))
         return self
 
-    def kill(self) -> None:
+    def end(self) -> None:
         self.process.send_signal(signal.SIGINT)
         try:
             self.process.wait(10)
@@ -69,7 +69,7 @@ class NatsServer:
             self.process.wait()
 
     def restart(self) -> Self:
-        self.kill()
+        self.end()
         return self.start()
 
 
@@ -87,6 +87,13 @@ class Mq9(Broker):
         for flag, port in (("--port", self.port), ("--ws-port", self.ws_port)):
             self.command[self.command.index(flag) + 1] = str(port)
         return self
+
+    def end(self) -> None:
+        try:
+            assert self.stop() == 0, self.log.decode()[-2000:]
+            assert b"Traceback" not in self.log, self.log.decode()
+        finally:
+            self.kill()
 
 
 class Generous:
@@ -126,8 +133,6 @@ class Generous:
 
 class Servers:
     """One kind of server in every variant; what a program has to know of them is `environment()`."""
-
-    kind: str
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -170,12 +175,10 @@ class Servers:
     def close(self) -> None:
         self.generous.close()
         for server in self.started.values():
-            server.kill()
+            server.end()
 
 
 class NatsServers(Servers):
-    kind = "nats-server"
-
     def start_plain(self) -> Server:
         return NatsServer(self.folder / "plain").start()
 
@@ -198,8 +201,6 @@ class NatsServers(Servers):
 
 
 class Mq9Servers(Servers):
-    kind = "mq9"
-
     def start_plain(self) -> Server:
         return Mq9(self.folder / "plain").start()
 
