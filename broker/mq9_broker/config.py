@@ -103,6 +103,8 @@ def _check(config: Config) -> None:
         raise StartError(
             "tls_ca, tls_verify and tls_optional say how TLS is done: name tls_cert and tls_key", BAD_SETTINGS
         )
+    if config.tls_verify and config.tls_ca is None:
+        raise StartError("tls_verify asks clients for a certificate: name in tls_ca who signs those", BAD_SETTINGS)
     if config.tls_optional and config.tls_handshake != "after":
         raise StartError(
             f"tls_optional needs INFO before TLS: tls_handshake is {config.tls_handshake!r}, leave it out", BAD_SETTINGS

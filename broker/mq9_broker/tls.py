@@ -58,8 +58,6 @@ class Tls:
         try:
             if ca is not None:
                 context.load_verify_locations(ca)
-            elif self.verify:
-                context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
         except ssl.SSLError as cause:
             raise StartError(f"tls_ca {ca} holds no PEM certificates: {_reason(cause)}", BAD_SETTINGS) from cause
         if self.verify:
