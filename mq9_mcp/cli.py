@@ -1,4 +1,4 @@
-"""The command line: `mq9 create|send|inbox|watch|list|query|drop|status|broker`.
+"""The command line: `mq9 create|send|inbox|watch|list|query|drop|status|backup|restore|check|broker`.
 
 Exit codes: 0 done, 1 nothing there (`inbox`: no mail; `status`: no broker), 2 an error, 130 Ctrl-C. What a command
 needs is imported when it runs, so that `mq9 --version` and `mq9 --help` come at once.
@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _reopen_what_is_closed()
     if arguments[:1] == ["broker"]:
         return _broker(arguments[1:])
+    if arguments[:1] in (["check"], ["restore"]):
+        return _broker(arguments)
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.run is None:
@@ -73,7 +75,7 @@ def _reopen_what_is_closed() -> None:
 
 
 def _broker(arguments: list[str]) -> int:
-    """Becomes the broker: the same process, the broker's own options and exit code."""
+    """Becomes the broker's own program: the same process, its options and exit code."""
     sys.argv = ["mq9 broker", *arguments]
     runpy.run_module("mq9_broker", run_name="__main__")
     return 0
@@ -186,6 +188,9 @@ def _parser() -> _Parser:
     _query(command("query", "show what a mailbox holds, read or not; takes nothing", QUERY_EXAMPLES))
     _mailbox(command("drop", "destroy a mailbox and everything in it, now", DROP_EXAMPLES))
     command("status", "say whether a broker runs, and where", STATUS_EXAMPLES)
+    _backup(command("backup", "copy all mail into a new folder, while the broker runs", BACKUP_EXAMPLES))
+    commands.add_parser("restore", help="make a data folder from a backup (mq9 restore --help)", add_help=False)
+    commands.add_parser("check", help="verify a data folder or a backup (mq9 check --help)", add_help=False)
     commands.add_parser("broker", help="run a broker in this terminal (mq9 broker --help)", add_help=False)
     return parser
 
@@ -311,6 +316,20 @@ examples:
 
 STATUS_EXAMPLES = """\
 exit code: 0 a broker runs, 1 none does"""
+
+
+BACKUP_EXAMPLES = """\
+examples:
+  mq9 backup /backups/mq9-$(date +%F)
+  mq9 backup /backups/mq9 --data-dir /var/lib/mq9
+
+Run it as the broker's user, or as root, on its machine. The folder must be new or empty. It becomes a data folder
+of its own: `mq9 restore` copies it to where a broker is to use it, `mq9 broker --data-dir` opens it as it is."""
+
+
+def _backup(parser: _Parser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="where to: a folder that is new or empty")
+    parser.add_argument("--data-dir", metavar="DIR", help="of which broker (default: $MQ9_DATA_DIR, else your own)")
 
 
 def _mailbox(parser: _Parser) -> None:

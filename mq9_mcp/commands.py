@@ -216,6 +216,12 @@ async def status(options: argparse.Namespace, screen: Screen) -> int:
     return 1 if problem else 0
 
 
+async def backup(options: argparse.Namespace, screen: Screen) -> int:
+    from mq9_mcp.backup import backup
+
+    return await backup(options, screen)
+
+
 async def _try_out(url: str) -> None:
     """Raises BrokerUnavailable when the broker does not take the credentials that this shell has for it."""
     from mq9_mcp.client import AsyncMailbox

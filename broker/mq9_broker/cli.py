@@ -87,7 +87,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the broker; gives the exit code."""
-    flags = vars(parser().parse_args(argv))
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] in (["backup"], ["check"], ["restore"]):
+        from mq9_broker import offline
+
+        return offline.main(arguments)
+    flags = vars(parser().parse_args(arguments))
     file = flags.pop("config")
     from mq9_broker.config import Config, load
     from mq9_broker.errors import StartError

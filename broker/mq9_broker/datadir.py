@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 from types import TracebackType
 
 from mq9_broker.errors import StartError
 
+#: A folder in the data folder into which a backup is made, and which nobody needs when the broker starts.
+BACKUP = re.compile(r"backup-[a-z2-7]{26}")
+
 IN_USE = 3
-NEWER = 4
 NOT_USABLE = 5
 
 
@@ -40,6 +44,9 @@ class DataDir:
             )
         # a killed broker's: somebody else may have its port by now
         self._port_file.unlink(missing_ok=True)
+        for left in path.iterdir():
+            if BACKUP.fullmatch(left.name):
+                shutil.rmtree(left, ignore_errors=True)
 
     def __enter__(self) -> DataDir:
         return self

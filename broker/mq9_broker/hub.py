@@ -80,6 +80,8 @@ class Hub:
         self.end_turn: Callable[[], None] = _nobody
         #: seconds of a stopwatch
         self.elapsed: Callable[[], float] = float
+        #: begins a backup into the folder of that name, calls back with "" or what went wrong; False: no such folder
+        self.back_up: Callable[[str, Callable[[str], None]], bool] = _no_backups
         self.dialect: Dialect
         self.promises: list[Promise] = []
         #: what a FETCH of this turn leased and its answer has yet to say
@@ -516,3 +518,7 @@ def error_reply(text: str) -> bytes:
 
 def _nobody() -> None:
     return
+
+
+def _no_backups(name: str, answer: Callable[[str], None]) -> bool:
+    return False

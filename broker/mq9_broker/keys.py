@@ -2,6 +2,8 @@
 
     !format                                  the version of everything below
     !incarnation                             the last incarnation number given out
+    !migration                               how far the store was brought to this format: only until it is
+    !probe                                   nothing: written to see whether it can be
     M address                                a mailbox: its settings (JSON)
     A send-only                              the owner address of a public mailbox: its name
     P name                                   the directory
@@ -21,8 +23,8 @@
 A mailbox's records start with its incarnation, a number never used twice: a name that is created again never sees what
 its predecessor left, and what is left is removed by one prefix.
 
-To change the format: add to it, raise FORMAT, and bring an older store up to it before anything else reads it
-(runner.check_format looks first).
+To change the format: add to it, raise FORMAT, and bring an older store up to it in `migration`, before anything else
+reads it; make a folder of the format before for the tests (tests/data/make.py).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from typing import Any
 
 from mq9_broker.model import CODE, Message, Settings
 
-FORMAT = 1
+FORMAT = 2
 FORMAT_KEY = b"!format"
 INCARNATION_KEY = b"!incarnation"
 
@@ -195,7 +197,7 @@ def encode_counters(values: tuple[int, ...]) -> bytes:
 
 
 def decode_counters(value: bytes) -> tuple[int, ...]:
-    """(an older record lacks the last ones: those are 0)"""
+    """(what an older record lacks is 0)"""
     return _COUNTERS.unpack(value.ljust(_COUNTERS.size, b"\0"))
 
 

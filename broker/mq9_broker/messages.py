@@ -92,7 +92,7 @@ class Messages:
         mailbox.counts[tier] += 1
         if expires:
             entry = _entry(mailbox, tier, msg_id)
-            self._schedule.add(place, expires, _due_kind(value), entry, mailbox.address.encode())
+            self._schedule.add(place, expires, due_kind(value), entry, mailbox.address.encode())
         if mailbox.watchers or mailbox.waiters or mailbox.groups:
             mailbox.fresh.append((tier, msg_id, value))
         self._mailboxes.touch(mailbox)
@@ -188,7 +188,7 @@ class Messages:
         """Take out a stored message and everything that points at it."""
         expires = keys.expires_of(value)
         if expires:
-            self._schedule.remove(mailbox.pending, expires, _due_kind(value), _entry(mailbox, tier, msg_id))
+            self._schedule.remove(mailbox.pending, expires, due_kind(value), _entry(mailbox, tier, msg_id))
         self._remove(mailbox, tier, msg_id)
         if value[0] >= WATCHED:
             self._unpoint(mailbox, tier, msg_id, value)
@@ -229,8 +229,7 @@ class Messages:
         if value is None:
             return
         mailbox.pending.delete(key)
-        # (a record of an older version did not count them)
-        mailbox.delayed = max(mailbox.delayed - 1, 0)
+        mailbox.delayed -= 1
         expires = keys.expires_of(value)
         if not expires or expires > now:
             self.append(mailbox, value[0], expires, value, now)
@@ -301,7 +300,7 @@ class Messages:
             tier, msg_id, value = keys.decode_latest(before)
             expires = keys.expires_of(value)
             if expires:
-                self._schedule.remove(mailbox.pending, expires, _due_kind(value), _entry(mailbox, tier, msg_id))
+                self._schedule.remove(mailbox.pending, expires, due_kind(value), _entry(mailbox, tier, msg_id))
             if value[0] & EXPIRED:
                 mailbox.pending.delete(keys.asked(mailbox.incarnation, tier, msg_id))
                 self.lost(mailbox.address, msg_id, value, "replaced", now)
@@ -321,7 +320,8 @@ class Messages:
         self._mailboxes.touch(mailbox)
 
 
-def _due_kind(value: bytes) -> bytes:
+def due_kind(value: bytes) -> bytes:
+    """Of which kind the entry in the index of times is that ends an encoded message."""
     return keys.DUE_WATCHED if value[0] >= WATCHED else keys.DUE_MESSAGE
 
 

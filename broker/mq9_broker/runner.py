@@ -12,17 +12,17 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from mq9_broker import __version__, keys, process
+from mq9_broker import __version__, migration, process
 from mq9_broker.auth import Users, warn_if_exposed
+from mq9_broker.backup import Backups
 from mq9_broker.board import Board
 from mq9_broker.clock import Clock, SystemClock
 from mq9_broker.commit import Committer
 from mq9_broker.config import Config
-from mq9_broker.datadir import NEWER, NOT_USABLE, DataDir
+from mq9_broker.datadir import NOT_USABLE, DataDir
 from mq9_broker.deadletters import DeadLetters
 from mq9_broker.dialects.native import Native
 from mq9_broker.errors import StartError, StoreError
@@ -34,7 +34,7 @@ from mq9_broker.messages import Messages
 from mq9_broker.model import Limits
 from mq9_broker.receipts import Receipts
 from mq9_broker.server import Server
-from mq9_broker.store import Batch, Store
+from mq9_broker.store import Store
 from mq9_broker.store.memory import MemoryStore
 from mq9_broker.sweep import Sweep
 from mq9_broker.tls import Tls
@@ -69,19 +69,6 @@ def build(
     return hub, Committer(hub, sweep, clock, loop.call_soon, _watch)
 
 
-def check_format(store: Store, path: Path) -> None:
-    """Note the format in a new store; StartError when an existing one is not ours to read."""
-    found = store.get(keys.FORMAT_KEY)
-    if found is None:
-        store.commit(Batch({keys.FORMAT_KEY: str(keys.FORMAT).encode()}))
-    elif not found.isdigit() or int(found) > keys.FORMAT:
-        raise StartError(
-            f"the data folder {path} has format {found.decode('ascii', 'replace')}, this is mq9 {__version__}, which "
-            f"reads formats up to {keys.FORMAT}: use the newer version, or another folder with --data-dir",
-            NEWER,
-        )
-
-
 def open_stores(config: Config, folder: DataDir) -> tuple[Store, Store]:
     """(disk, memory): the same one when everything is kept in memory."""
     if config.store == "memory":
@@ -91,7 +78,12 @@ def open_stores(config: Config, folder: DataDir) -> tuple[Store, Store]:
 
     try:
         disk = RocksStore(folder.store, sync=config.durability == "fsync")
-        check_format(disk, folder.path)
+        if not migration.current(disk, folder.path):
+            disk.close()
+            disk = RocksStore(folder.store, sync=False)
+            migration.migrate(disk, folder.path)
+            disk.close()
+            disk = RocksStore(folder.store, sync=config.durability == "fsync")
     except StoreError as cause:
         raise StartError(
             f"{cause}; if the folder is not mq9's, name another one with --data-dir", NOT_USABLE
@@ -123,6 +115,7 @@ async def _serve(config: Config, folder: DataDir, reload: Callable[[], Config]) 
     gc.freeze()
     gc.set_threshold(*_GARBAGE)
     hub, committer = build(disk, memory, config.limits, clock, os.urandom, loop)
+    hub.back_up = Backups(disk, committer, folder.path).begin
     server = Server(hub, committer, config.host, config.port, users, tls)
     monitor: Monitor | None = None
     stopped: asyncio.Future[int] = loop.create_future()

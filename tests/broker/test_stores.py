@@ -379,24 +379,26 @@ def test_a_store_that_could_not_write_reads_on_and_writes_again_when_it_can(
     again.close()
 
 
+class Unsynced:
+    """A database on a disk that takes writes and never keeps them."""
+
+    def __init__(self, database: object) -> None:
+        self._database = database
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._database, name)
+
+    def flush_wal(self, sync: bool) -> None:
+        raise OSError("Input/output error")
+
+
 def test_what_could_not_be_synced_is_not_there(tmp_path: Path) -> None:
     """Neither for readers, nor when the store writes again, nor for the next process."""
     store = RocksStore(tmp_path / "s", sync=True)
     kept = Kept(store)
     before = {b"a": b"1", b"gone": b"1", b"r": b"1", b"z": b"1"}
     kept.apply(Batch(dict(before)))
-    database = store._db
-
-    class Unsynced:
-        """The database on a disk that takes writes and never keeps them."""
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(database, name)
-
-        def flush_wal(self, sync: bool) -> None:
-            raise OSError("Input/output error")
-
-    store._db = Unsynced()
+    database, store._db = store._db, Unsynced(store._db)
     with pytest.raises(StoreError, match="Input/output error"):
         kept.apply(Batch({b"a": b"2", b"gone": None, b"new": b"2"}))
     assert dict(kept.scan(*EVERYTHING)) == before

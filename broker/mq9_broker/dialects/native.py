@@ -146,6 +146,8 @@ class Native:
             return Route(self._list)
         if text == PREFIX + "MAILBOX.CREATE":
             return Route(self._create)
+        if text == PREFIX + "BROKER.BACKUP":
+            return Route(self._back_up, text)
         if address and (family, verb) in self._operations:
             msg_id = 0
             if verb == "DELETE":
@@ -161,7 +163,7 @@ class Native:
             if (addresses.is_secret(address) or addresses.is_send_only(address)) and last:
                 raise Mq9Error(f"unknown priority {last!r}: use {', '.join(WORDS)}")
             return Route(None, *self._address(rest))
-        raise Mq9Error(f"unknown mq9 subject: {text}")
+        raise _unknown(text)
 
     @staticmethod
     def _address(shown: str) -> tuple[str, str]:
@@ -341,6 +343,18 @@ class Native:
             raise Mq9Error(f"message {route.msg_id} does not exist in mailbox {route.shown}")
         return b'{"error":"","deleted":true}'
 
+    def _back_up(self, request: Request) -> None:
+        """For the owner of the data folder: the payload is the name of a folder that waits for a copy in it. To
+        everybody else there is no such subject."""
+        session, reply = request.session, request.reply
+
+        def answer(problem: str) -> None:
+            if not session.closed:
+                session.reply(reply, _json({"error": problem}))
+
+        if not reply or not self._hub.back_up(request.payload.decode("utf-8", "replace"), answer):
+            raise _unknown(request.route.shown)
+
     def _list(self, request: Request) -> bytes:
         fields = Fields.parse(request.payload)
         prefix, after = fields.text("prefix", limit=128), fields.text("after", limit=128)
@@ -386,6 +400,10 @@ class Native:
 
 def _no_answer(reply: bytes) -> Mq9Error:
     return Mq9Error(f"reply subject {reply.decode('utf-8', 'replace')} is not one that answers can be sent to")
+
+
+def _unknown(subject: str) -> Mq9Error:
+    return Mq9Error(f"unknown mq9 subject: {subject}")
 
 
 def _missing(shown: str) -> Mq9Error:

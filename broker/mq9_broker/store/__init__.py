@@ -35,7 +35,7 @@ class Store(Protocol):
 
     def commit(self, batch: Batch) -> Awaitable[None] | None:
         """Apply a batch. None: it is kept. An awaitable: readable now, kept when the awaitable is done; when that
-        fails, none of its writes is readable any more (a range is not given back). No batch is given before the awaitable of the last is done."""
+        fails, none of its writes is readable any more (a range is not given back). The next batch comes after that."""
         ...
 
     def checkpoint(self, path: Path) -> Awaitable[None]:

@@ -67,11 +67,13 @@ def _options() -> Options:
 
 class RocksStore:
     """Durability: without `sync` a batch survives a killed process; with it, a power cut too: commits then return an
-    awaitable that is done when the log is on disk (the write itself holds the GIL, the sync does not)."""
+    awaitable that is done when the log is on disk (the write itself holds the GIL, the sync does not). `writable`
+    False leaves every file as it is."""
 
-    def __init__(self, path: Path, sync: bool) -> None:
+    def __init__(self, path: Path, sync: bool, *, writable: bool = True) -> None:
         self._path = path
-        self._db = self._open(AccessType.read_write())
+        self._writable = writable
+        self._db = self._open(AccessType.read_write() if writable else AccessType.read_only(False))
         self._broken = False
         self._syncer = ThreadPoolExecutor(1, "mq9-sync") if sync else None
         self._copier = ThreadPoolExecutor(1, "mq9-copy")
@@ -123,7 +125,7 @@ class RocksStore:
     def _shut(self) -> None:
         self._before = None
         try:
-            if not self._broken:
+            if self._writable and not self._broken:
                 self._db.flush_wal(True)
         except Exception as cause:
             _log.warning("while the store was closed: %s", cause)
@@ -143,7 +145,7 @@ class RocksStore:
             self._db = self._open(AccessType.read_write())
         except StoreError:
             # readers go on: that needs no room
-            self._db = self._open(AccessType.read_only())
+            self._db = self._open(AccessType.read_only(False))
             raise
         if self._undo:
             self._write(Batch(self._undo))
@@ -196,9 +198,10 @@ class RocksStore:
             raise StoreError(f"cannot copy the store to {path}: {cause}") from cause
 
 
-def _what_was(before: Snapshot, batch: Batch) -> dict[bytes, bytes | None]:
+def _what_was(before: Snapshot | None, batch: Batch) -> dict[bytes, bytes | None]:
     """The keys that a batch writes, with their values before it. (Nobody reads what was in its ranges.)"""
     undo: dict[bytes, bytes | None] = {}
+    assert before is not None
     for key in batch.writes:
         try:
             undo[key] = before[key]
