@@ -21,9 +21,9 @@ _log = logging.getLogger(__name__)
 HIGH_WATER = 65_536
 _FIRST_PING_MS = 2000
 #: How long the time that a round trip takes is good for.
-_MEASURED_MS = 3_600_000
+_MEASURED_SECONDS = 3600
 #: Blanks that a client may send before it says who it is.
-_LONGEST_BLANK = 65_536
+_LONGEST_BLANK = 1024
 _GOODBYE_MS = 1000
 
 
@@ -251,7 +251,8 @@ class Connection(asyncio.Protocol):
         """Ping a client that is silent, and any from time to time; close one that does not answer."""
         session = self.session
         limits = self._hub.limits
-        if not session.stirred() or not session.pinged or now - session.pinged > _MEASURED_MS:
+        asked = session.pinged
+        if not session.stirred() or asked is None or self._hub.elapsed() - asked > _MEASURED_SECONDS:
             if session.pings_out >= limits.max_pings_out:
                 _log.info("client %d does not answer, closed", session.client_id)
                 self._hub.counters.stale_connections += 1

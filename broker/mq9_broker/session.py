@@ -64,7 +64,6 @@ class Session:
         "_max_subscriptions",
         "_other_wildcards",
         "_out_msgs_of_ended",
-        "_pinged",
         "_pings",
         "_protocol",
         "_unanswered",
@@ -137,10 +136,9 @@ class Session:
         self._claims: dict[bytes, tuple[Group, int]] | None = None
         self.waiters: dict[Any, None] = {}
         self._pings: deque[list[Confirmation]] | None = None
-        #: when it was pinged last (0 never), and how often since it answered
-        self.pinged = 0
+        #: when it was pinged last, in seconds of the hub's stopwatch, and how often since it answered
+        self.pinged: float | None = None
         self.pings_out = 0
-        self._pinged = 0.0
         self._in_msgs_before = 0
         #: how long the client took to answer, in ms; None before it has
         self.rtt: float | None = None
@@ -299,9 +297,8 @@ class Session:
         """Ask whether the client is there."""
         self.send(wire.PING)
         self.pings.append([])
-        self.pinged = self.hub.now
+        self.pinged = self.hub.elapsed()
         self.pings_out += 1
-        self._pinged = self.hub.elapsed()
 
     def stirred(self) -> bool:
         """Whether it published, subscribed or pinged since this was asked last."""
@@ -313,7 +310,8 @@ class Session:
     def on_pong(self) -> None:
         self.pings_out = 0
         if self._pings:
-            self.rtt = round((self.hub.elapsed() - self._pinged) * 1000, 3)
+            if self.pinged is not None:
+                self.rtt = round((self.hub.elapsed() - self.pinged) * 1000, 3)
             confirmed = self._pings.popleft()
             if not self._pings:
                 self._pings = None
