@@ -379,6 +379,58 @@ def test_a_store_that_could_not_write_reads_on_and_writes_again_when_it_can(
     again.close()
 
 
+def test_a_copy_is_the_store_at_one_moment(tmp_path: Path) -> None:
+    """While batches, tables and merges come and go: every batch is in it whole, up to one of them, and none after."""
+    store = RocksStore(tmp_path / "s", sync=False)
+
+    async def copy() -> list[tuple[int, int]]:
+        written, spans = 0, []
+        for number in range(12):
+            task = asyncio.ensure_future(store.checkpoint(tmp_path / f"c{number}"))
+            first = written
+            while not task.done():
+                written += 1
+                store.commit(
+                    Batch({b"%02d" % key: b"%d" % written for key in range(20)} | {b"x%d" % written: b"y" * 99})
+                )
+                if written % 2000 == 0:
+                    store._db.flush(False)
+                await asyncio.sleep(0)
+            await task
+            spans.append((first, written))
+            if number % 4 == 3:
+                store._db.compact_range(None, None)
+        return spans
+
+    spans = asyncio.run(copy())
+    store.close()
+    for number, (first, last) in enumerate(spans):
+        found = RocksStore(tmp_path / f"c{number}", sync=False, writable=False)
+        (newest,) = {int(value) for key, value in found.scan(b"00", b"99")} or {0}
+        assert first <= newest <= last
+        assert len(list(found.scan(b"x", b"y"))) == newest
+        found.close()
+
+
+def test_a_copy_never_overwrites(tmp_path: Path) -> None:
+    kept = Kept(RocksStore(tmp_path / "s", sync=False))
+    kept.apply(write(a="1"))
+    (tmp_path / "c").mkdir()
+
+    async def copy() -> None:
+        await kept.store.checkpoint(tmp_path / "c")
+
+    with pytest.raises(StoreError, match=r"cannot copy the store to .*c: .*File exists"):
+        asyncio.run(copy())
+    assert list((tmp_path / "c").iterdir()) == []
+    kept.close()
+
+
+def test_a_store_in_memory_has_nothing_to_copy(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is nothing to back up"):
+        MemoryStore().checkpoint(tmp_path / "c")
+
+
 class Unsynced:
     """A database on a disk that takes writes and never keeps them."""
 

@@ -14,7 +14,6 @@ from rocksdict import (
     AccessType,
     BlockBasedOptions,
     Cache,
-    Checkpoint,
     DBCompressionType,
     DBRecoveryMode,
     Options,
@@ -26,6 +25,7 @@ from rocksdict import (
 
 from mq9_broker.errors import StoreError
 from mq9_broker.store import Batch
+from mq9_broker.store.copying import copy_store
 from mq9_broker.store.pending import merged
 
 _log = logging.getLogger(__name__)
@@ -191,9 +191,8 @@ class RocksStore:
 
     def _copy(self, path: Path) -> None:
         try:
-            # the checkpoint writes out what is in memory, and holds the GIL: let there be little to write
-            self._db.flush(True)
-            Checkpoint(self._db).create_checkpoint(str(path))
+            self._db.flush(True)  # leaves little in the logs
+            copy_store(self._path, path)
         except Exception as cause:
             raise StoreError(f"cannot copy the store to {path}: {cause}") from cause
 
