@@ -45,6 +45,7 @@ _ERRORS = (
     "'invalid client protocol'",
     "'no responders requires headers support'",
     "'Stale Connection'",
+    "'Authorization Violation'",
     "'Permissions Violation for Publish to ",
     "'Permissions Violation for Subscription to ",
 )

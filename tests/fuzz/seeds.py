@@ -9,6 +9,7 @@ from pathlib import Path
 
 from broker import test_fuzz, test_headers, test_runs, test_wire
 from broker.inprocess import AI
+from fidelity import replay
 from fuzz.broker import ANSWER, CLIENTS, FIELD, KNOWN, MESSAGE, OTHER, STEP, WAIT
 from mq9_broker.headers import FIRST_LINE
 from mq9_broker.model import CODES
@@ -67,6 +68,7 @@ def dictionary() -> list[bytes]:
 def parser() -> list[bytes]:
     """Streams of one client."""
     cases = [data for data, _ in (*test_wire.GOOD.values(), *test_wire.BAD.values())]
+    cases += [b"".join(sent) for _, sent in compared()]
     small = [data for data in cases if len(data) < 200]
     return [*small, *(b"".join(lines) for path in FILES for _, lines in sessions(path))]
 
@@ -85,6 +87,7 @@ def broker() -> list[bytes]:
             speaking = int(who[1:])
             steps.append(_ID.sub(_known, b"".join(lines)))
         found += [_CUT.join(steps[at : at + 12]) for at in range(0, len(steps), 8)]
+    found += [_CUT.join((greeting, *sent)) for greeting, sent in compared() if sum(map(len, sent)) < 800]
     joined = [MESSAGE + data for data in requests()]
     found += joined + [_CUT.join(joined[at : at + 4]) for at in range(0, 16, 2)]
     for stream in test_runs.STREAMS.values():
@@ -154,6 +157,15 @@ def sessions(path: Path) -> list[tuple[str, list[bytes]]]:
     return [
         (who, [text.encode() + (b"" if who == "T" else b"\r\n") for _, text in run])
         for who, run in groupby(entries, lambda entry: entry[0])
+    ]
+
+
+def compared() -> list[tuple[bytes, list[bytes]]]:
+    """(CONNECT, what is sent step by step) of the cases that are compared with nats-server."""
+    return [
+        (case.greeting, [step.sent for step in case.steps])
+        for path in sorted(replay.FOLDER.glob("*.txt"))
+        for case in replay.read(path)[1]
     ]
 
 
