@@ -155,6 +155,23 @@ def test_what_is_emptied_leaves_nothing_behind() -> None:
     assert (tree._cache, tree._cached, tree._weight) == ({}, {}, 0)
 
 
+def test_subjects_may_be_deeper_than_the_stack() -> None:
+    tree: SubscriptionTree[str] = SubscriptionTree()
+    for pattern in (b".".join([b"*"] * 2000), b".".join([b"a"] * 1999) + b".>", b"a.>"):
+        tree.insert(pattern, b"", pattern.decode())
+    plain, _ = tree.match(b".".join([b"a"] * 2000))
+    assert len(plain) == 3
+
+
+def test_a_subject_of_wildcards_is_matched_once() -> None:
+    """Going two ways at each of its tokens would take for ever."""
+    tree: SubscriptionTree[str] = SubscriptionTree()
+    pattern = b".".join([b"*"] * 200)
+    tree.insert(pattern, b"", "plain")
+    tree.insert(pattern, b"q", "member")
+    assert tree.match(pattern) == (["plain"], {b"q": ["member"]})
+
+
 def test_what_is_not_a_subject_matches_no_wildcard() -> None:
     tree: SubscriptionTree[int] = SubscriptionTree()
     tree.insert(b">", b"", 1)

@@ -107,6 +107,17 @@ def test_json_that_is_not_an_object(server: Broker, wire: OpenWire, verb: str, b
     assert client.ask(f"MAILBOX.QUERY.{address}")["error"] == ""
 
 
+@pytest.mark.parametrize("field", ["deliver", "ack", "from_id", "config"])
+def test_values_nested_almost_too_deeply(server: Broker, wire: OpenWire, field: str) -> None:
+    """What can just be read can't be written into an error: that is said, and the connection stays."""
+    client = wire(server)
+    address = client.ask("MAILBOX.CREATE")["mail_id"]
+    for depth in range(900, 1000):
+        reply = client.ask(f"MSG.FETCH.{address}", b'{"%b":%b%b}' % (field.encode(), b"[" * depth, b"]" * depth))
+        assert set(reply) == {"error"}
+        assert len(reply["error"]) < 200
+
+
 # ---- frames ----
 
 
