@@ -309,6 +309,7 @@ class Committer:
         if not data or len(data) > limit:
             _log.warning("client %d is a slow consumer, closed", session.client_id)
             self._hub.counters.slow_consumers += 1
+            session.closing = True
             transport.abort()
             return
         session.owed = 0

@@ -198,6 +198,9 @@ class Hub:
         pushed = self._pushed
         for subscription in plain:
             sid, session = subscription.sid, subscription.session
+            if session.closing:
+                # it did not take what a turn that ended below gave it
+                continue
             if header_size and session.headers:
                 frames = headed.get(sid)
                 if frames is None:
@@ -320,7 +323,7 @@ class Hub:
     def wait(self, fetch: Fetch, until: int) -> None:
         """Answer a FETCH when there is something for it, or at `until`."""
         fetch.timer = self.timers.at(until, lambda now: self._give_up(fetch, now))
-        fetch.mailbox.waiters.append(fetch)
+        fetch.mailbox.waiters[fetch] = None
         fetch.session.waiters[fetch] = None
         self.wake_up()
 
@@ -328,7 +331,7 @@ class Hub:
         """The FETCH needs no answer any more."""
         if fetch.timer is not None:
             fetch.timer.cancel()
-        fetch.mailbox.waiters.remove(fetch)
+        del fetch.mailbox.waiters[fetch]
         fetch.session.waiters.pop(fetch, None)
 
     def _give_up(self, fetch: Fetch, now: int) -> None:

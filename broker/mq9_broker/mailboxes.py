@@ -96,7 +96,7 @@ class Mailbox:
         self.dirty = False
         self.ended = ""
         self.watchers: dict[Any, None] = {}
-        self.waiters: list[Any] = []
+        self.waiters: dict[Any, None] = {}
         self.groups: dict[str, Group] = {}
         # messages of the turn, (tier, id, encoded), kept only while somebody listens
         self.fresh: list[tuple[int, int, bytes]] = []

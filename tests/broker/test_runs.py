@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from broker.inprocess import OPTIONS, Broker, Client, FaultyStore, pub
 from mq9_broker import hub
+from mq9_broker.model import Limits
 
 LINES = b"A: b\r\n"
 HEADER = b"NATS/1.0\r\n" + LINES + b"\r\n"
@@ -235,6 +236,21 @@ def test_many_subscribers_do_not_multiply_a_chunk_in_memory(monkeypatch: pytest.
         assert bytes(listener.raw) == b"".join(frames + frames)
         counted(listener)
     assert sender.raw.endswith(b"PONG\r\n")
+
+
+def test_a_slow_consumer_gets_no_more_of_what_it_did_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may have many subscriptions to a subject: making a large message for each of them takes long."""
+    monkeypatch.setattr(hub, "_MAX_PUSHED", 5000)
+    broker = Broker(limits=Limits(max_pending=8000))
+    sender, slow, quick = (broker.client() for _ in range(3))
+    slow.send(b"".join(b"SUB a %d\r\n" % number for number in range(1000)))
+    quick.subscribe("=a")
+    slow.transport.stalled = True
+    sender.feed(run("a", 1, size=1000))
+    assert slow.session.out_msgs < 20
+    broker.settle()
+    assert slow.gone
+    assert quick.bodies() == ["0" * 1000]
 
 
 def test_a_turn_that_ends_early_is_stored_first(monkeypatch: pytest.MonkeyPatch) -> None:
