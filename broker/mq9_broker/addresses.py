@@ -55,7 +55,8 @@ def name_problem(name: str) -> str | None:
         return "allowed are a-z 0-9 with . - _ inside, and a letter or digit at both ends"
     if ".." in name:
         return "it has two dots in a row"
-    if _RESERVED_FORM.fullmatch(name):
+    # (between dots too: what looks like a secret in a longer name may be one, misspelt)
+    if any(_RESERVED_FORM.fullmatch(part) for part in (name, *name.split("."))):
         return "that form is reserved for private addresses"
     if name.split(".", 1)[0] in _RESERVED:
         return f"{name.split('.', 1)[0]} is reserved"

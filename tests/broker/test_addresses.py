@@ -101,6 +101,8 @@ BAD = {
     "a...b": "it has two dots in a row",
     "m-" + "a" * 26: "that form is reserved for private addresses",
     "s-" + "z" * 26: "that form is reserved for private addresses",
+    "a.m-" + "a" * 26 + ".b": "that form is reserved for private addresses",
+    "m-" + "a" * 26 + ".a.b": "that form is reserved for private addresses",
     "m-" + "0" * 26: "that form is reserved for private addresses",
     "s-" + "a" * 12 + "." + "b" * 13: "that form is reserved for private addresses",
     "system": "system is reserved",
