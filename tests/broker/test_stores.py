@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mq9_broker.errors import StoreError
-from mq9_broker.store import Batch, Store
+from mq9_broker.store import Batch, Store, rocks
 from mq9_broker.store.memory import MemoryStore
 from mq9_broker.store.pending import Pending
 from mq9_broker.store.rocks import RocksStore
@@ -377,6 +379,26 @@ def test_a_store_that_could_not_write_reads_on_and_writes_again_when_it_can(
     again = Kept(RocksStore(tmp_path / "s", sync))
     assert [key for key, _ in again.scan(*EVERYTHING)] == [b"after", b"before", *there]
     again.close()
+
+
+def test_what_was_deleted_gives_its_room_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On disk, in the background, without more being written than a broker at rest writes."""
+    monkeypatch.setattr(rocks, "_SECONDS", 0.0)
+    kept = Kept(RocksStore(tmp_path / "s", sync=False))
+
+    def size() -> int:
+        return sum(file.stat().st_size for file in (tmp_path / "s").glob("*.sst"))
+
+    for start in range(0, 20_000, 200):
+        kept.apply(Batch({b"%06d" % number: os.urandom(2000) for number in range(start, start + 200)}))
+    for start in range(0, 20_000, 200):
+        kept.apply(Batch({b"%06d" % number: None for number in range(start, start + 200)}))
+    deadline = time.monotonic() + 30
+    while size() > 2_000_000 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert size() <= 2_000_000
+    assert list(kept.scan(*EVERYTHING)) == []
+    kept.close()
 
 
 def test_a_copy_is_the_store_at_one_moment(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def in_order(messages: list[dict[str, object]]) -> bool:
     return keys == sorted(set(keys))
 
 
-@pytest.mark.parametrize(("durability", "rounds"), [("process", 10), ("fsync", 1)])
+@pytest.mark.parametrize(("durability", "rounds"), [("process", 10), ("fsync", 3)])
 def test_killed_in_the_middle_of_acknowledged_sends(start_broker: StartBroker, durability: str, rounds: int) -> None:
     """Every acknowledged message is there, in order, once, whatever the moment the broker was killed in."""
     broker, moments = start_broker("--durability", durability), random.Random(9)

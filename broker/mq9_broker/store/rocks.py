@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import time
 from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,8 +32,10 @@ from mq9_broker.store.pending import merged
 _log = logging.getLogger(__name__)
 
 _MIB = 1_048_576
-#: What must be free to begin again on a disk that was full: the log is written out once.
-_ROOM = 96 * _MIB
+#: So many deletions are written out after so many seconds: until then they free nothing.
+_DELETIONS, _SECONDS = 1000, 60.0
+#: What must be free to begin again on a disk that was full, beside what the logs take: they are written out once.
+_ROOM = 8 * _MIB
 
 
 def _options() -> Options:
@@ -57,6 +60,8 @@ def _options() -> Options:
     options.set_max_bytes_for_level_base(512 * _MIB)
     options.set_target_file_size_base(64 * _MIB)
     options.set_level_compaction_dynamic_level_bytes(False)
+    # a table that is mostly deletions is merged without waiting for more, so that what expired gives its room back
+    options.add_compact_on_deletion_collector_factory(1000, 500, 0.5)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(_MIB)
@@ -77,6 +82,7 @@ class RocksStore:
         self._broken = False
         self._syncer = ThreadPoolExecutor(1, "mq9-sync") if sync else None
         self._copier = ThreadPoolExecutor(1, "mq9-copy")
+        self._deleted, self._written_out = 0, 0.0
         # the store before the batch that is being synced
         self._before: Snapshot | None = None
         # what stood where a batch was written that could not be synced: readers see this
@@ -103,6 +109,8 @@ class RocksStore:
         if self._syncer is not None:
             self._before = self._db.snapshot()
         self._write(batch)
+        if self._deleted >= _DELETIONS:
+            self._write_out()
         if self._syncer is None:
             return None
         return asyncio.get_running_loop().run_in_executor(self._syncer, self._sync, batch)
@@ -138,8 +146,9 @@ class RocksStore:
     def _begin_again(self) -> None:
         """RocksDB takes no write after one that failed, even when there is room again: open it anew."""
         free = shutil.disk_usage(self._path).free
-        if free < _ROOM:
-            raise StoreError(f"No space left on device: {free // _MIB} MiB are free, {_ROOM // _MIB} are needed")
+        needed = _ROOM + sum(log.stat().st_size for log in self._path.glob("*.log"))
+        if free < needed:
+            raise StoreError(f"No space left on device: {free // _MIB} MiB are free, {needed // _MIB} are needed")
         self._shut()
         try:
             self._db = self._open(AccessType.read_write())
@@ -168,9 +177,11 @@ class RocksStore:
         put, delete = records.put, records.delete
         for start, end in batch.ranges:
             records.delete_range(start, end)
+            self._deleted += _DELETIONS
         for key, value in batch.writes.items():
             if value is None:
                 delete(key)
+                self._deleted += 1
             else:
                 put(key, value)
         try:
@@ -178,6 +189,17 @@ class RocksStore:
         except Exception as cause:
             self._broken = True
             raise StoreError(str(cause)) from cause
+
+    def _write_out(self) -> None:
+        """Let the deletions become a table, in the background, now and then."""
+        now = time.monotonic()
+        if now - self._written_out < _SECONDS:
+            return
+        self._deleted, self._written_out = 0, now
+        try:
+            self._db.flush(False)
+        except Exception as cause:
+            _log.warning("deletions could not be written out: %s", cause)
 
     def _sync(self, batch: Batch) -> None:
         before, self._before = self._before, None
