@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from broker.inprocess import Broker, FaultyStore, by_name
-from mq9_broker import keys, migration
+from mq9_broker import keys, migration, runner
 from mq9_broker.check import Check
 from mq9_broker.clock import ManualClock
+from mq9_broker.config import Config
+from mq9_broker.datadir import DataDir
 from mq9_broker.errors import StoreError
 from mq9_broker.store import Batch, Store
 from mq9_broker.store.memory import MemoryStore
@@ -109,6 +111,17 @@ def test_everything_is_read_right_and_goes_on(store: RocksStore, tmp_path: Path)
     broker.advance(20)
     assert client.request("MAILBOX.QUERY.old.public") == {"error": "mailbox old.public does not exist"}
     assert wrong(store, clock.now()) == []
+
+
+@pytest.mark.parametrize("durability", ["process", "fsync"])
+def test_a_broker_brings_it_up_when_it_starts(tmp_path: Path, durability: str) -> None:
+    shutil.copytree(FOLDER / "store", tmp_path / "d" / "store")
+    for _ in range(2):
+        with DataDir(tmp_path / "d") as folder:
+            disk, _ = runner.open_stores(Config(durability=durability), folder)
+            assert migration.current(disk, tmp_path)
+            assert wrong(disk) == []
+            disk.close()
 
 
 def many(count: int) -> MemoryStore:

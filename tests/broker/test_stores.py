@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mq9_broker.errors import StoreError
-from mq9_broker.store import Batch, Store, rocks
+from mq9_broker.store import Batch, Store, copying, rocks
 from mq9_broker.store.memory import MemoryStore
 from mq9_broker.store.pending import Pending
 from mq9_broker.store.rocks import RocksStore
@@ -432,6 +432,27 @@ def test_a_copy_is_the_store_at_one_moment(tmp_path: Path) -> None:
         assert first <= newest <= last
         assert len(list(found.scan(b"x", b"y"))) == newest
         found.close()
+
+
+def test_a_copy_begins_again_when_tables_come_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RocksStore(tmp_path / "s", sync=False)
+    store.commit(write(a="1"))
+    copy, interrupted = copying._copy, []
+
+    def interrupt(source: Path, target: Path) -> None:
+        if source.name.startswith("MANIFEST") and not interrupted:
+            # the manifest now names a table that was not there when the tables were linked
+            interrupted.append(source)
+            store.commit(write(b="2"))
+            store._db.flush(True)
+        copy(source, target)
+
+    monkeypatch.setattr(copying, "_copy", interrupt)
+    copying.copy_store(tmp_path / "s", tmp_path / "c")
+    store.close()
+    found = RocksStore(tmp_path / "c", sync=False)
+    assert list(found.scan(*EVERYTHING)) == [(b"a", b"1"), (b"b", b"2")]
+    found.close()
 
 
 def test_a_copy_never_overwrites(tmp_path: Path) -> None:
