@@ -33,9 +33,7 @@ class Backups:
         """Copy the store into the folder of that name. False when none waits for it; else `answer` is called with ""
         when it is there, or with what went wrong."""
         folder = self._home / name
-        if not BACKUP.fullmatch(name) or not folder.is_dir() or any(folder.iterdir()):
-            return False
-        if folder.stat().st_uid != (self._home / "lock").stat().st_uid:
+        if not BACKUP.fullmatch(name) or not self._waits(folder):
             return False
 
         def stored(problem: str) -> None:
@@ -49,6 +47,13 @@ class Backups:
 
         self._committer.try_store(stored)
         return True
+
+    def _waits(self, folder: Path) -> bool:
+        """Whether it is empty, and whose the data folder is made it."""
+        try:
+            return not any(folder.iterdir()) and folder.stat().st_uid == (self._home / "lock").stat().st_uid
+        except OSError:
+            return False
 
     async def _copy(self, folder: Path, answer: Callable[[str], None]) -> None:
         problem = ""

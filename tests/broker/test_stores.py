@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rocksdict import Rdict
 
 from mq9_broker.errors import StoreError
 from mq9_broker.store import Batch, Store, copying, rocks
@@ -487,7 +488,7 @@ class Unsynced:
         raise OSError("Input/output error")
 
 
-def test_what_could_not_be_synced_is_not_there(tmp_path: Path) -> None:
+def test_what_could_not_be_synced_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither for readers, nor when the store writes again, nor for the next process."""
     store = RocksStore(tmp_path / "s", sync=True)
     kept = Kept(store)
@@ -499,6 +500,13 @@ def test_what_could_not_be_synced_is_not_there(tmp_path: Path) -> None:
     assert dict(kept.scan(*EVERYTHING)) == before
     assert [kept.get(key) for key in (b"a", b"gone", b"new", b"r")] == [b"1", b"1", None, b"1"]
     assert [key for key, _ in kept.scan(b"gone\0", b"z")] == [b"r"]
+    with monkeypatch.context() as failing:
+        failing.setattr(rocks, "Rdict", lambda *given, **named: Unsynced(Rdict(*given, **named)))
+        store._db = database
+        with pytest.raises(StoreError, match="Input/output error"):
+            kept.apply(write(after="0"))
+        assert dict(kept.scan(*EVERYTHING)) == before
+        database = store._db._database
     store._db = database
     del database
     kept.apply(write(after="1"))

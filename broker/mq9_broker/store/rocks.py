@@ -158,7 +158,10 @@ class RocksStore:
             raise
         if self._undo:
             self._write(Batch(self._undo))
-            self._db.flush_wal(True)
+            try:
+                self._db.flush_wal(True)
+            except Exception as cause:
+                raise StoreError(str(cause)) from cause
             self._undo = {}
         self._broken = False
 
