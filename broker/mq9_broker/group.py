@@ -37,6 +37,8 @@ class Group:
         "__weakref__",
         "_ahead",
         "_asked",
+        "_buried",
+        "_buried_before",
         "_changed",
         "_consumes",
         "_counted",
@@ -79,6 +81,9 @@ class Group:
         self._counted_at = mailbox.removals
         self._returned: tuple[list[int], ...] = ([], [], [], [])
         self._doomed: dict[int, str] = {}
+        # the doomed whose end may not be stored yet
+        self._buried: dict[int, str] = {}
+        self._buried_before: dict[int, str] = {}
         self.leases = Leases(groups.mailboxes.random)
         self.members: OrderedDict[Any, None] = OrderedDict()
         self.timer = 0
@@ -257,6 +262,7 @@ class Group:
         doomed, self._doomed = self._doomed, {}
         for msg_id, reason in doomed.items():
             if msg_id in self._holes and msg_id not in self.leases.out:
+                self._buried[msg_id] = reason
                 self._kill(msg_id, reason, now)
         return True
 
@@ -356,6 +362,8 @@ class Group:
         if not self._changed:
             return
         self._changed = False
+        # what was buried before the last time is stored by now
+        self._buried_before, self._buried = self._buried, {}
         tiers: list[tuple[int, list[int], list[int]]] = [(upto, [], []) for upto in self._upto]
         used = set(self._holes.values())
         if len(used) == 1:
@@ -372,31 +380,31 @@ class Group:
 
     def roll_back(self) -> bool:
         """A commit failed: the stored position again, and what members have beyond it is still theirs. False when the
-        group was not stored before and nobody is in it: then it does not exist."""
+        group was not stored before and nobody has anything of it: then it does not exist."""
         self._changed = False
         mailbox, given = self.mailbox, self._upto
         self._upto = [0, 0, 0, 0]
         value = mailbox.pending.get(keys.group(mailbox.incarnation, self.name))
-        if value is None:
-            self._holes.clear()
-            self._ahead.clear()
-        else:
+        self._holes.clear()
+        self._ahead.clear()
+        if value is not None:
             self.load(value)
-            for tier in TIERS:
-                # given out since the position was stored; what was acknowledged of it comes again
-                for msg_id, encoded in self._messages.read(mailbox, tier, self._upto[tier], given[tier]):
-                    self._upto[tier] = msg_id
-                    if self._ahead.pop(msg_id, None) is None:
-                        self._holes[msg_id] = tier
-                        if encoded[0] >= WATCHED:
-                            self._asked.add(msg_id)
+        for tier in TIERS:
+            # given out since the position was stored; what was acknowledged of it comes again
+            for msg_id, encoded in self._messages.read(mailbox, tier, self._upto[tier], given[tier]):
+                self._upto[tier] = msg_id
+                if self._ahead.pop(msg_id, None) is None:
+                    self._holes[msg_id] = tier
+                    if encoded[0] >= WATCHED:
+                        self._asked.add(msg_id)
+        doomed = self._doomed | self._buried_before | self._buried
+        self._doomed = {msg_id: reason for msg_id, reason in doomed.items() if msg_id in self._holes}
         self.leases.keep(self._holes)
-        self._doomed = {msg_id: reason for msg_id, reason in self._doomed.items() if msg_id in self._holes}
         self._order()
-        if value is None and self.members:
+        if value is None and self.in_use:
             mailbox.group_count += 1
             self._change()
-        return value is not None or bool(self.members)
+        return value is not None or self.in_use
 
     def unused(self, when: int) -> bool:
         """Whether nobody has used it for so long that it may go. `when` is now; a member that is there is a use."""

@@ -58,6 +58,29 @@ def test_what_was_delivered_too_often_is_dead(broker: Broker, client: Client) ->
     assert broker.restart().client().fetch("box", "g")["messages"] == []
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_is_dead_stays_so_when_its_end_can_not_be_stored(times: int) -> None:
+    """Else it would be given out once more for each time that the disk is full."""
+    store = FaultyStore()
+    broker = Broker(store)
+    client = broker.client()
+    client.create(name="graveyard", ttl=0)
+    client.create(name="box", ttl=0, ack_wait=10, max_deliver=1, dead_letter="graveyard")
+    client.put("box", "poison")
+    assert client.fetch("box", "g")["messages"]
+    store.by_hand = True
+    for _ in range(times):
+        broker.advance(10)
+        store.land(failed="No space left on device")
+        broker.settle()
+    store.by_hand = False
+    while store.flights:
+        store.land()
+    broker.advance(2)
+    assert client.fetch("box", "g")["messages"] == []
+    assert [message["payload"] for message in dead(client)] == ["poison"]
+
+
 def test_the_default_is_five_times(broker: Broker, client: Client) -> None:
     client.create(name="usual", ttl=0, ack_wait=10)
     client.put("usual", "x")
