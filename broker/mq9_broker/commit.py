@@ -197,8 +197,10 @@ class Committer:
         for place in self._mailboxes.places:
             place.landed()
         hub = self._hub
+        hub.now = self._clock.now()
         # what the next turn caused stays back: it rests on writes that are not kept yet
-        later = self._put_aside(hub.touched)
+        # (who published without an answer too: its errors have their place there)
+        later = self._put_aside([*hub.touched, *(promise[3] for promise in hub.promises)])
         hub.touched = []
         # (nor is a connection closed before its last word)
         closing = [session for session in later if session.closing]

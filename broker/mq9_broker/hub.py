@@ -8,7 +8,7 @@ from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
-from mq9_broker import subjects, wire
+from mq9_broker import keys, subjects, wire
 from mq9_broker.board import SUBJECT, Board
 from mq9_broker.errors import Mq9Error
 from mq9_broker.feeds import SLICE, BoardFeed, DirectoryFeed, Feed, MailboxFeed, Member
@@ -16,7 +16,7 @@ from mq9_broker.group import Group
 from mq9_broker.groups import Groups, check_group
 from mq9_broker.mailboxes import Mailbox, Mailboxes
 from mq9_broker.messages import Messages
-from mq9_broker.model import PREFIX, Change, Counters, Limits
+from mq9_broker.model import NEVER, PREFIX, Change, Counters, Limits
 from mq9_broker.receipts import Receipts
 from mq9_broker.session import Confirmation, Session, Subscription
 from mq9_broker.subjects import SubscriptionTree
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Promise = tuple[list[bytes], int, int, "Session", bytes, bytes]
 
 _PREFIX = PREFIX.encode()
+_FETCH = _PREFIX + b"MSG.FETCH."
 _BROADCAST = _PREFIX + b"BROADCAST."
 _NO_RESPONDERS = b"NATS/1.0 503\r\n"
 #: Bytes of core messages after which a turn ends early: many subscribers must not multiply a chunk in memory.
@@ -381,8 +382,8 @@ class Hub:
                     # what was taken away may have hidden what they wait for
                     self._stirred[mailbox] = None
                 continue
-            if len(fresh) > 1:
-                fresh.sort()
+            # (what was long on its way may have expired)
+            fresh = sorted(entry for entry in fresh if (keys.expires_of(entry[2]) or NEVER) > now)
             for feed in list(mailbox.watchers):
                 if not feed.live:
                     continue
@@ -495,10 +496,11 @@ class Hub:
                 out[place] = wire.message(answered, sid, b"", failure)
             if start < stop:
                 continue
-            for waiter in reversed(session.waiters):
-                if waiter.reply == reply:
-                    self.stop_waiting(waiter)
-                    break
+            waiter = next((waiter for waiter in session.waiters if waiter.reply == reply), None) if reply else None
+            if waiter is not None:
+                self.stop_waiting(waiter)
+            elif reply and subject.startswith(_FETCH):
+                continue  # its time was over first, or it has been given something: it is answered
             kept, session.out = session.out, out
             self.refuse(session, subject, reply, text)
             session.out = kept

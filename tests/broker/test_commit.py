@@ -675,6 +675,74 @@ def test_a_failed_flight_is_told_to_everybody_who_waited(broker: Broker, store: 
     assert [(1, "one"), (2, "two"), *watched] == client.query("box")
 
 
+def test_whoever_publishes_while_a_batch_is_on_its_way_hears_when_its_own_fails(
+    broker: Broker, store: FaultyStore, box: str
+) -> None:
+    """Without an answer to wait for: the error must not get lost between the two batches."""
+    client = broker.client()
+    store.by_hand = True
+    for number in range(3):
+        client.feed(pub("MAILBOX.box", b"%d" % number))
+        broker.settle()
+    store.land()
+    broker.settle()
+    assert client.take() == []
+    store.land(failed=FULL)
+    broker.settle()
+    assert [frame.verb for frame in client.take()] == ["-ERR", "-ERR"]
+    store.by_hand = False
+    broker.advance(2)
+    assert client.query("box") == [(1, "one"), (2, "two"), (3, "0")]
+
+
+def test_what_expired_on_its_way_to_the_store_is_shown_to_nobody(broker: Broker, store: FaultyStore, box: str) -> None:
+    client, reader, member = broker.client(), broker.client(), broker.client()
+    plain, queue = reader.subscribe("INBOX.box"), member.subscribe("INBOX.box", "workers")
+    reader.take(plain)
+    member.take(queue)
+    store.by_hand = True
+    client.feed(pub("MAILBOX.box", b"short", headers={"mq9-ttl": 1}) + pub("MAILBOX.box", b"long"))
+    broker.settle()
+    broker.clock.advance(2)
+    while store.flights:
+        store.land()
+        broker.settle()
+    assert (reader.bodies(plain), member.bodies(queue)) == (["long"], ["long"])
+
+
+def test_a_long_poll_that_ends_while_its_turn_is_on_its_way_is_answered_once(
+    broker: Broker, store: FaultyStore, box: str
+) -> None:
+    client = broker.client()
+    store.by_hand = True
+    client.feed(pub("MAILBOX.box", b"x"))
+    waiting = client.ask("MSG.FETCH.box", fetching("g", wait=1000, deliver="from_id", from_id=9))
+    broker.advance(2)
+    store.land(failed=FULL)
+    broker.advance(2)
+    assert waiting.now is not None  # (a second answer is a mistake)
+
+
+def test_what_a_new_group_gave_out_before_it_was_stored_is_not_given_twice(
+    broker: Broker, store: FaultyStore, box: str
+) -> None:
+    client, member = broker.client(), broker.client()
+    client.create(name="jobs", ack="explicit", ttl=0)
+    client.put("jobs", "one")
+    store.by_hand = True
+    client.feed(pub("MAILBOX.box", b"x"))
+    broker.settle()
+    sid = member.subscribe("INBOX.jobs", "g")
+    store.land()
+    broker.settle()
+    assert member.bodies(sid) == ["one"]
+    store.land(failed=FULL)
+    store.by_hand = False
+    broker.advance(2)
+    assert client.fetch("jobs", "g")["messages"] == []
+    assert member.bodies(sid) == []
+
+
 def test_what_could_not_be_kept_is_nowhere(broker: Broker, store: FaultyStore, box: str) -> None:
     """Neither on disk nor in memory, though both could be read while the disk was at it."""
     client = broker.client()
