@@ -63,14 +63,14 @@ class Connection(asyncio.Protocol):
         self._timer: Timer | None = None
         self.kind = kind
         self.peer: tuple[str, int] = ("", 0)
-        self.nonce = new_nonce() if server.users.challenges else ""
+        self.nonce = ""
         self.user: User | None = None
         self.since = self.last_activity = 0
         limits = server.hub.limits
         self.session = Session(server.hub, self, next(server.client_ids), limits)
         self._parser = wire.Parser(self.session, limits.max_payload, limits.max_control_line)
         # until the client has said who it is: what it has sent
-        self._unknown: bytes | None = b"" if server.users.required else None
+        self._unknown: bytes | None = None
         self._options: dict[str, Any] | None = None
         self._known = False
 
@@ -79,6 +79,8 @@ class Connection(asyncio.Protocol):
     def greeting(self, peer: object) -> bytes:
         """INFO, the first word of all, perhaps before TLS. `peer` is the other end's address."""
         self._greeted = True
+        if self._server.users.challenges:
+            self.nonce = new_nonce()
         if isinstance(peer, tuple):
             self.peer = peer[0], peer[1]
         return wire.info(self.info())
@@ -89,6 +91,9 @@ class Connection(asyncio.Protocol):
         if not self._greeted:
             self._transport.write(self.greeting(transport.get_extra_info("peername")))
         self.since = self.last_activity = now = self._begin()
+        # (asked now: there may have been no users yet when its TLS or WebSocket handshake began)
+        if self._server.users.required:
+            self._unknown = b""
         if not self._server.joined(self):
             self.finish("maximum connections exceeded")
         elif self._unknown is not None:

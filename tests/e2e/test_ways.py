@@ -190,6 +190,40 @@ def test_a_subscriber_that_never_reads_is_cut_off(
     silent(doors.broker)
 
 
+def test_a_handshake_that_began_before_there_were_users(
+    start_broker: StartBroker, certificates: Certificates, tmp_path: Path, over: Over
+) -> None:
+    """Whoever comes through TLS or WebSocket after a reload is asked for what the reload asks for."""
+    plain = {**certificates.flags, "ws_port": 0}
+    broker = start_broker(*settings(tmp_path, **plain))
+    context = certificates.context()
+    early = dial(broker.port)
+    read_info(early)
+    web = tls_first(port_of(address(broker, "wss")), context)
+    web.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+    settings(tmp_path, **plain, token="open sesame")
+    os.kill(broker.pid, signal.SIGHUP)
+    assert eventually(lambda: b"are reloaded" in broker.log, within=5)
+
+    with context.wrap_socket(early, server_hostname="127.0.0.1") as secured:
+        secured.sendall(b'CONNECT {"verbose":false}\r\nPING\r\n')
+        assert rest_of(secured) == b"-ERR 'Authorization Violation'\r\n"
+    web.sendall(
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: MDAwMDAwMDAwMDAwMDAwMQ==\r\n\r\n"
+    )
+    heard = b""
+    while b"INFO" not in heard:
+        heard += web.recv(65536)
+    said = b'CONNECT {"verbose":false}\r\nPING\r\n'
+    web.sendall(bytes((0x82, 0x80 | len(said), 0, 0, 0, 0)) + said)
+    with web:
+        heard = rest_of(web)
+    assert b"-ERR 'Authorization Violation'\r\n" in heard
+    assert b"PONG" not in heard
+    silent(broker)
+
+
 @pytest.mark.parametrize("way", ["tls", "wss", "unix"])
 def test_credentials_are_asked_for_on_every_way(
     start_broker: StartBroker, certificates: Certificates, tmp_path: Path, over: Over, way: str
