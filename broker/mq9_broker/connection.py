@@ -246,7 +246,9 @@ class Connection(asyncio.Protocol):
         """Version and cipher suite, such as ("TLSv1.3", "TLS_AES_256_GCM_SHA384"); empty texts when the connection is
         not encrypted."""
         secured = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
-        return (secured.version(), secured.cipher()[0]) if secured is not None else ("", "")
+        # (a connection that is ending has its TLS object still, which knows neither any more)
+        version, cipher = (secured.version(), secured.cipher()) if secured is not None else (None, None)
+        return version or "", cipher[0] if cipher else ""
 
     @property
     def _first_ping(self) -> int:

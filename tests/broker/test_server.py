@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 
 import pytest
 
@@ -175,3 +176,11 @@ def test_many_subscriptions_are_a_limit() -> None:
     assert client.frames == []
     assert bytes(client.raw).endswith(b"-ERR 'maximum subscriptions exceeded'\r\n")
     assert not client.gone
+
+
+def test_a_connection_that_ends_has_no_cipher_any_more(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = broker.client()
+    ended = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="a")
+    assert ended.version() is None
+    monkeypatch.setattr(client.transport, "get_extra_info", {"ssl_object": ended}.get)
+    assert client.connection.tls() == ("", "")
