@@ -236,6 +236,11 @@ class Hub:
                 session.send(wire.headed_message(reply, subscription.sid, b"", header, b""))
                 return
 
+    def heard_by(self, session: Session, subject: bytes) -> list[Subscription]:
+        """The ordinary subscriptions of one client that cover a subject."""
+        plain, queues = self._tree.match(subject)
+        return [each for each in chain(plain, *queues.values()) if each.session is session]
+
     # subscribing
 
     def subscribe(self, subscription: Subscription) -> bool:

@@ -347,8 +347,7 @@ class Session:
         # client libraries ask with one subscription to inbox.*
         found = [*by_subject.get(subject[: subject.rfind(b".") + 1] + b"*", ())]
         if self._other_wildcards:
-            patterns = [pattern for pattern in by_subject if subjects.matches(pattern, subject)]
-            found = [subscription for pattern in patterns for subscription in by_subject[pattern]]
+            found = self.hub.heard_by(self, subject)
         elif subject in by_subject and subject[-2:] != b".*":
             found += by_subject[subject]
         for subscription in found:

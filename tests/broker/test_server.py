@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 
 import pytest
 
@@ -184,3 +185,20 @@ def test_a_connection_that_ends_has_no_cipher_any_more(broker: Broker, monkeypat
     assert ended.version() is None
     monkeypatch.setattr(client.transport, "get_extra_info", {"ssl_object": ended}.get)
     assert client.connection.tls() == ("", "")
+
+
+def test_an_answer_costs_no_more_for_wildcards_that_do_not_match(broker: Broker) -> None:
+    def seconds(client: Client) -> float:
+        requests = [pub("MAILBOX.QUERY.nobody", {}, f"_INBOX.{number}") for number in range(100)]
+        began = time.perf_counter()
+        client.send(*requests)
+        return time.perf_counter() - began
+
+    few, many = broker.client(), broker.client()
+    few.send(b"SUB *.other 1\r\n")
+    many.send(*(b"SUB *.other.%d %d\r\n" % (number, number) for number in range(20_000)))
+    assert min(seconds(many) for _ in range(3)) < 10 * min(seconds(few) for _ in range(3))
+    # (and it is still answered where only such a wildcard listens)
+    other = broker.client()
+    other.send(b"SUB *.mine.> m\r\nSUB a.mine.* q g\r\nPUB $mq9.AI.MAILBOX.QUERY.nobody a.mine.b 2\r\n{}\r\n")
+    assert bytes(other.raw).count(b"MSG a.mine.b") == 2
