@@ -32,7 +32,8 @@ _log = logging.getLogger(__name__)
 
 _SHOWN = ("nkey", "sig", "user", "pass", "auth_token", "jwt")
 _BCRYPT_PREFIX = re.compile(r"\$2[abxy]\$\d\d\$")
-_BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
+# (of the last letter of the salt two bits count, and the library takes no others)
+_BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 _BCRYPT_READS = 72  # bytes of a password: the rest has never counted
 _USER_KEY = 20 << 3  # the first byte of a user's public key: it makes the letter U
 _FIELDS = ("user", "password", "nkey")
@@ -158,7 +159,7 @@ def _password(what: str, value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise _wrong(f"{what} must be a text that is not empty", where)
     if _BCRYPT_PREFIX.match(value) and not _BCRYPT.fullmatch(value):
-        raise _wrong(f"{what} begins like a bcrypt hash and is none: a whole one has 60 characters", where)
+        raise _wrong(f"{what} begins like a bcrypt hash and is none: copy all 60 characters of it", where)
     return value
 
 

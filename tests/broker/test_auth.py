@@ -290,15 +290,20 @@ HASH = hashed("hunter2")
         ([{"user": "a", "password": 5}], "the password of 'a' must be a text that is not empty (mq9.toml)"),
         (
             [{"user": "a", "password": HASH[:-1]}],
-            "the password of 'a' begins like a bcrypt hash and is none: a whole one has 60 characters (mq9.toml)",
+            "the password of 'a' begins like a bcrypt hash and is none: copy all 60 characters of it (mq9.toml)",
         ),
         (
             [{"user": "a", "password": HASH + "a"}],
-            "the password of 'a' begins like a bcrypt hash and is none: a whole one has 60 characters (mq9.toml)",
+            "the password of 'a' begins like a bcrypt hash and is none: copy all 60 characters of it (mq9.toml)",
         ),
         (
             [{"user": "a", "password": HASH.replace("$04$", "$99$")}],
-            "the password of 'a' begins like a bcrypt hash and is none: a whole one has 60 characters (mq9.toml)",
+            "the password of 'a' begins like a bcrypt hash and is none: copy all 60 characters of it (mq9.toml)",
+        ),
+        (
+            # the last letter of the salt, of which bcrypt takes four
+            [{"user": "a", "password": HASH[:28] + "A" + HASH[29:]}],
+            "the password of 'a' begins like a bcrypt hash and is none: copy all 60 characters of it (mq9.toml)",
         ),
         (
             [{"user": "a", "password": "hunter2"}, {"user": "a", "password": "other"}],
@@ -337,7 +342,7 @@ def test_the_key_of_an_account_is_no_users() -> None:
         parse_users([{"nkey": account}], "f")
 
 
-@pytest.mark.parametrize("value", ["", 5, None, ["t"], HASH[:-3]])
+@pytest.mark.parametrize("value", ["", 5, None, ["t"], HASH[:-3], HASH[:28] + "A" + HASH[29:]])
 def test_a_wrong_token_is_refused_unseen(value: object) -> None:
     with pytest.raises(StartError, match=r"^token (must be|begins like) .* \(MQ9_TOKEN\)$") as refused:
         parse_token(value, "MQ9_TOKEN")
