@@ -76,7 +76,7 @@ def _read(file: Path) -> dict[str, Any]:
             return tomllib.load(stream)
     except OSError as cause:
         raise StartError(f"the configuration file {file} can't be read: {cause.strerror}", BAD_SETTINGS) from cause
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+    except (ValueError, RecursionError) as cause:
         raise StartError(f"the configuration file {file} is not valid TOML: {cause}", BAD_SETTINGS) from cause
 
 
@@ -133,9 +133,17 @@ def _switch(name: str, value: Any, where: str) -> bool:
 
 
 def _path(name: str, value: Any, where: str) -> Path:
-    if not str(_typed(name, value, (str, os.PathLike), where)):
+    text = str(_typed(name, value, (str, os.PathLike), where))
+    if not text:
         raise StartError(f"{name} is empty ({where}): name a path, or leave it out", BAD_SETTINGS)
-    return Path(value).expanduser()
+    if "\0" in text:
+        raise StartError(f"{name} {text!r} has a NUL, which no path has ({where})", BAD_SETTINGS)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as cause:
+        raise StartError(
+            f"{name} {text!r} begins with a home folder that is not there: write it out ({where})", BAD_SETTINGS
+        ) from cause
 
 
 def _texts(name: str, value: Any, where: str) -> tuple[str, ...]:

@@ -187,6 +187,8 @@ def _reload(server: Server, reload: Callable[[], Config]) -> None:
     except StartError as wrong:
         _log.error("nothing is reloaded: %s", wrong)
         return
+    if server.users.required and not users.required:
+        _log.warning("the settings name no token and no users any more: everybody who reaches the broker may connect")
     server.users = users
     server.dismiss_strangers()
     _log.info("users and certificates are reloaded; other settings need a restart")

@@ -122,6 +122,18 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
     assert wrong(file).startswith(f"the configuration file {file} is not valid TOML: ")
     file.write_bytes(b"\xff\xfe")
     assert wrong(file).startswith(f"the configuration file {file} is not valid TOML: ")
+    for text in ("port = " + "[" * 20_000, "port = " + "9" * 10_000):
+        file.write_text(text)
+        assert wrong(file).startswith(f"the configuration file {file} is not valid TOML: ")
+
+
+def test_a_path_that_is_none(tmp_path: Path) -> None:
+    file = toml(tmp_path, 'socket = "~nobody-of-that-name/s"\n')
+    assert wrong(file) == (
+        f"socket '~nobody-of-that-name/s' begins with a home folder that is not there: write it out ({file})"
+    )
+    file = toml(tmp_path, 'tls_key = "a\\u0000b"\n')
+    assert wrong(file) == f"tls_key 'a\\x00b' has a NUL, which no path has ({file})"
 
 
 def test_the_flags_of_the_command_line_are_the_settings() -> None:
