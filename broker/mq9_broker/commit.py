@@ -279,6 +279,8 @@ class Committer:
             if session not in flying.held:
                 self._write(session)
         hub.touched = waiting
+        if not waiting:
+            hub.taken = 0
 
     @staticmethod
     def _put_aside(sessions: Iterable[Session]) -> Held:

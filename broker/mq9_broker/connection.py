@@ -104,6 +104,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_activity = self._begin()
+        self._hub.taken += len(data)
         session = self.session
         if session.closing:
             return

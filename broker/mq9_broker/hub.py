@@ -70,7 +70,7 @@ class Hub:
         self.counters = Counters()
         self.timers = Timers()
         self.now = 0
-        #: bytes published to mailboxes in this turn
+        #: bytes that clients sent in this turn, and those that one of them made many
         self.taken = 0
         #: why the store does not take writes, empty when it does
         self.refusing = ""
@@ -104,7 +104,6 @@ class Hub:
     def publish(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         """What a client publishes under the prefix."""
         session.pushed_to = True
-        self.taken += len(payload)
         try:
             answer = self.dialect.publish(session, subject, reply, header, payload)
         except Mq9Error as refused:
@@ -220,6 +219,7 @@ class Hub:
                 session.end(subscription)
             pushed += len(frames)
             if pushed > _MAX_PUSHED:
+                self.taken += pushed
                 pushed = 0
                 headed.clear()
                 bare.clear()

@@ -302,6 +302,32 @@ def test_what_gathers_behind_a_batch_is_bounded(
     assert len(modest.query("box", limit=1000)) == 14
 
 
+def test_core_messages_that_gather_behind_a_batch_are_bounded(
+    broker: Broker, store: FaultyStore, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Subscribers that read must not become slow ones because the disk is, nor fill the memory."""
+    monkeypatch.setattr(commit, "MAX_GATHERING", 10_000)
+    speaker, listener, sender = broker.client(), broker.client(), broker.client()
+    listener.subscribe("=core")
+    store.by_hand = True
+    sender.feed(pub("MAILBOX.box", b"x"))
+    broker.settle()
+    for _ in range(20):
+        speaker.send(pub("=core", b"x" * 1000))
+    assert speaker.transport.reading, "nothing gathers: nobody's message rests on that batch"
+    assert len(listener.take()) == 20
+
+    sender.feed(pub("MAILBOX.box", b"x"))
+    for _ in range(10):
+        assert speaker.transport.reading
+        speaker.send(pub("=core", b"x" * 1000))
+    assert not speaker.transport.reading
+    assert listener.take() == []
+    store.land()
+    broker.settle()
+    assert speaker.transport.reading
+
+
 # ---- a commit that fails ----
 
 
