@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import connections, core, create, drain, fanout, fetch, limit, push, sends, subscriptions, tools
+from benchmarks import connections, core, create, drain, fanout, fetch, flat, limit, push, sends, subscriptions, tools
 from benchmarks.report import Report
 from benchmarks.servers import Server, ServerError, mq9_broker, nats_server
 from benchmarks.targets import JetStream, Mq9, Target
@@ -26,6 +26,8 @@ COMPARED: dict[str, Callable[[Report, list[Target]], None]] = {
     "push": push.run,
 }
 WORKLOADS = ("limit", *COMPARED, "tools")
+#: Only when it is named: it takes a quarter of an hour and 10 GB.
+_LONG = "flat"
 _SERVERS = ("mq9", "nats-server")
 
 
@@ -36,17 +38,25 @@ def main() -> int:
         "Each figure is the median and the best of alternating rounds; a ratio above 1 is in favour of mq9.",
     )
     parser.add_argument(
-        "workloads", nargs="*", metavar="WORKLOAD", help=f"one or more of {', '.join(WORKLOADS)}; all by default"
+        "workloads",
+        nargs="*",
+        metavar="WORKLOAD",
+        help=f"one or more of {', '.join(WORKLOADS)}, all by default; "
+        f"or {_LONG}, which takes a quarter of an hour and 10 GB, and compares a broker that holds a lot with one "
+        "that holds little",
+    )
+    parser.add_argument(
+        "--mailboxes", type=int, default=1_000_000, metavar="N", help=f"of {_LONG}, with ten messages each; 1,000,000"
     )
     parser.add_argument("--server", choices=_SERVERS, help="measure this server alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round to this file")
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.workloads if name not in WORKLOADS]:
-        parser.error(f"there is no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
+    if unknown := [name for name in arguments.workloads if name not in (*WORKLOADS, _LONG)]:
+        parser.error(f"there is no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)} and {_LONG}")
     report = Report()
     try:
         for name in arguments.workloads or WORKLOADS:
-            _run(name, report, [arguments.server] if arguments.server else list(_SERVERS))
+            _run(name, report, [arguments.server] if arguments.server else list(_SERVERS), arguments.mailboxes)
             print(report.table(name), end="\n\n", flush=True)
     except (ServerError, WireError) as error:
         print(error, file=sys.stderr)
@@ -56,7 +66,7 @@ def main() -> int:
     return 0
 
 
-def _run(workload: str, report: Report, names: list[str]) -> None:
+def _run(workload: str, report: Report, names: list[str], mailboxes: int) -> None:
     """One workload with servers of its own, so that no workload finds what another one left."""
     started = time.monotonic()
     if workload == "connections":
@@ -64,6 +74,8 @@ def _run(workload: str, report: Report, names: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="mq9-benchmark-") as folder, ExitStack() as stack:
         if workload == "limit":
             limit.run(report)
+        elif workload == _LONG:
+            flat.run(report, Path(folder), mailboxes)
         elif workload == "tools":
             tools.run(report, stack.enter_context(mq9_broker(Path(folder) / "mq9")))
         else:

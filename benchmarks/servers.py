@@ -41,6 +41,14 @@ class Server:
             return None
         return pages * os.sysconf("SC_PAGE_SIZE") / 1024
 
+    def peak_kib(self) -> float | None:
+        """The most resident memory it ever had, in KiB; None where /proc does not say."""
+        try:
+            text = Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:
+            return None
+        return float(text.partition("VmHWM:")[2].split()[0])
+
 
 @contextmanager
 def nats_server(folder: Path) -> Iterator[Server]:
@@ -68,9 +76,10 @@ def nats_server(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def mq9_broker(folder: Path, *options: str) -> Iterator[Server]:
-    """Our broker with its defaults: RocksDB, durability `process`."""
-    folder.mkdir(parents=True)
+    """Our broker with its defaults: RocksDB, durability `process`; on what it left in the folder before."""
     data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    (data / "port").unlink(missing_ok=True)  # a killed one leaves it
     command = [sys.executable, "-m", "mq9_broker", "--port", "0", "--data-dir", str(data), *options]
 
     def port() -> int | None:
