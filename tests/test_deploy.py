@@ -16,7 +16,7 @@ import pytest
 
 from e2e.harness import Broker, StartBroker
 from e2e.watched import watched
-from mq9_broker import cli, datadir, errors
+from mq9_broker import cli, datadir, errors, migration
 from mq9_broker.config import Config, load
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def test_the_unit_starts_the_broker_with_flags_that_exist() -> None:
 
 
 def test_the_unit_does_not_restart_what_can_not_start() -> None:
-    codes = {errors.BAD_SETTINGS, datadir.IN_USE, datadir.NEWER, datadir.NOT_USABLE}
+    codes = {errors.BAD_SETTINGS, datadir.IN_USE, migration.NEWER, datadir.NOT_USABLE}
     assert {int(code) for code in setting("RestartPreventExitStatus")[0].split()} == codes
 
 
