@@ -99,9 +99,11 @@ def _check(config: Config) -> None:
     """What settings ask of each other."""
     if (config.tls_cert is None) != (config.tls_key is None):
         raise StartError("TLS needs both tls_cert and tls_key: name the other file too", BAD_SETTINGS)
-    if config.tls_cert is None and (config.tls_ca or config.tls_verify or config.tls_optional):
+    handshake = config.tls_handshake != "after"
+    if config.tls_cert is None and (config.tls_ca or config.tls_verify or config.tls_optional or handshake):
         raise StartError(
-            "tls_ca, tls_verify and tls_optional say how TLS is done: name tls_cert and tls_key", BAD_SETTINGS
+            "tls_ca, tls_verify, tls_handshake and tls_optional say how TLS is done: name tls_cert and tls_key",
+            BAD_SETTINGS,
         )
     if config.tls_verify and config.tls_ca is None:
         raise StartError("tls_verify asks clients for a certificate: name in tls_ca who signs those", BAD_SETTINGS)

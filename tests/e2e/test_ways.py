@@ -460,6 +460,7 @@ def test_certificates_that_cannot_be_used_are_named(certificates: Certificates, 
         ({**certificates.flags, "tls_ca": str(missing), "tls_verify": True}, str(missing)),
         ({**certificates.flags, "tls_handshake": "sometimes"}, "sometimes"),
         ({"tls_optional": True}, "tls_cert"),
+        ({"tls_handshake": "first"}, "tls_cert"),
         ({**certificates.flags, "tls_verify": True}, "tls_ca"),
     ):
         code, said = refused_start(*settings(tmp_path, **values), folder=tmp_path)
