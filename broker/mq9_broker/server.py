@@ -29,12 +29,16 @@ _BACKLOG = 1024
 _FIRST_WORD = 0.05
 #: Seconds until the next try when no client can be accepted: too many files are open, mostly.
 _BREATH = 0.1
+#: So many may be at their handshakes at once, and a quarter of the connections: each is an open file that counts for no
+#: limit yet, and costs its sender nothing. Others wait, in the system's queue.
+_ARRIVING = 1024
+_ARRIVING_AT_LEAST = 16
 #: Bytes of a WebSocket client's message beyond the largest payload.
 _GATHERED = 67_108_864
 
 _log = logging.getLogger(__name__)
 
-Welcome = Callable[[Tls, socket.socket], Coroutine[Any, Any, None]]
+Welcome = Callable[[socket.socket], Coroutine[Any, Any, object]]
 
 
 @dataclass(slots=True)
@@ -62,6 +66,8 @@ class Server:
         self.ws_port = 0
         self.client_ids = count(1)
         self.connections: set[Connection] = set()
+        #: sockets and WebSockets whose handshakes are not complete
+        self.arriving: set[object] = set()
         self.gone = Totals()
         self.started = hub.now
         #: when the last client left, in ms; None while there is one
@@ -74,14 +80,15 @@ class Server:
 
     async def listen(self) -> None:
         """Bind and accept. Raises OSError when the address can't be had."""
-        if self.tls is None:
+        tls = self.tls
+        if tls is None:
             self.port = await self._accept(lambda: Connection(self, "nats", {}), self.host, self.port)
         else:
-            shown: dict[str, Any] = {"tls_available" if self.tls.optional else "tls_required": True}
-            if self.tls.verify:
+            shown: dict[str, Any] = {"tls_available" if tls.optional else "tls_required": True}
+            if tls.verify:
                 shown["tls_verify"] = True
 
-            async def welcome(tls: Tls, bare: socket.socket) -> None:
+            async def welcome(bare: socket.socket) -> None:
                 connection = Connection(self, "nats", shown)
                 tls_first = tls.handshake == "first" or (
                     tls.handshake == "auto" and await begins_tls(bare, _FIRST_WORD)
@@ -102,24 +109,24 @@ class Server:
         from mq9_broker.websocket import WebSocket
 
         # clients gather commands: a message of theirs holds many
-        payload = self.hub.limits.max_payload
+        tls, payload = self.tls, self.hub.limits.max_payload
         largest = min(8 * payload, payload + _GATHERED)
 
         def shell() -> WebSocket:
             shown: dict[str, Any] = {"host": host, "port": self.ws_port}
-            if self.tls is not None:
+            if tls is not None:
                 shown |= {"tls_required": True, "tls_available": True}
-                if self.tls.verify:
+                if tls.verify:
                     shown["tls_verify"] = True
-            return WebSocket(Connection(self, "websocket", shown), origins, largest)
+            return WebSocket(Connection(self, "websocket", shown), origins, largest, self.arriving)
 
-        async def welcome(tls: Tls, bare: socket.socket) -> None:
-            await tls.serve(shell(), bare)
+        async def welcome(bare: socket.socket) -> None:
+            if tls is not None:
+                await tls.serve(shell(), bare)
+            else:
+                await asyncio.get_running_loop().connect_accepted_socket(shell, bare)
 
-        if self.tls is None:
-            self.ws_port = await self._accept(shell, host, port)
-        else:
-            self.ws_port = self._accept_bare(welcome, host, port)
+        self.ws_port = self._accept_bare(welcome, host, port)
 
     async def listen_unix(self, path: Path) -> None:
         """Bind a Unix socket that only this user can open. Raises OSError; EADDRINUSE when somebody listens there."""
@@ -136,8 +143,9 @@ class Server:
         return bound
 
     def _accept_bare(self, welcome: Welcome, host: str, port: int) -> int:
-        """The same for who may speak TLS: what comes first has to be seen to before a transport reads."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        """The same for who has a handshake to make, of whom only so many are let in at once. What comes first may have
+        to be seen to before a transport reads."""
+        family = min(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         listener.setblocking(False)
         self._doors.append(asyncio.get_running_loop().create_task(self._keep_door(listener, welcome)))
@@ -146,25 +154,29 @@ class Server:
 
     async def _keep_door(self, listener: socket.socket, welcome: Welcome) -> None:
         loop = asyncio.get_running_loop()
+        most = max(_ARRIVING_AT_LEAST, min(_ARRIVING, self.hub.limits.max_connections // 4))
         with listener:
             while True:
+                while len(self.arriving) >= most:  # noqa: ASYNC110  (of seconds at most, and only under attack)
+                    await asyncio.sleep(_BREATH)
                 try:
                     bare, _ = await loop.sock_accept(listener)
                 except OSError as cause:
                     _log.warning("can't accept a client: %s", cause.strerror or cause)
                     await asyncio.sleep(_BREATH)
                     continue
+                self.arriving.add(bare)
                 self.run(self._lead_in(bare, welcome))
 
     async def _lead_in(self, bare: socket.socket, welcome: Welcome) -> None:
-        if self.tls is None:
-            return
         try:
-            await welcome(self.tls, bare)
+            await welcome(bare)
         except OSError as cause:
             # it speaks no TLS, or none that is taken, or is gone: TLS itself has told it
             _log.debug("a client did not come through TLS: %s", cause)
             bare.close()
+        finally:
+            self.arriving.discard(bare)
 
     async def retire(self, grace: float, duration: float) -> None:
         """Lame duck: accept nobody, tell those who listen for it, and after `grace` seconds let go of one client after

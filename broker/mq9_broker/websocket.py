@@ -57,11 +57,15 @@ class WebSocket(asyncio.Protocol, asyncio.Transport):
     """One client's WebSocket. `inner` gets connection_made when the handshake is complete, and this as its transport.
 
     `origins` are the web pages that may connect ("*": any); without an Origin header, anybody may. A message of the
-    client is at most `max_message` bytes, uncompressed too. None of the methods raises.
+    client is at most `max_message` bytes, uncompressed too. It is among the `arriving` while its handshake lasts. None
+    of the methods raises.
     """
 
-    def __init__(self, inner: asyncio.Protocol, origins: tuple[str, ...], max_message: int) -> None:
+    def __init__(
+        self, inner: asyncio.Protocol, origins: tuple[str, ...], max_message: int, arriving: set[object]
+    ) -> None:
         super().__init__()
+        self._arriving = arriving
         self._inner = inner
         self._protocol = ServerProtocol(
             origins=None if "*" in origins else [*map(Origin, origins), None],
@@ -86,6 +90,7 @@ class WebSocket(asyncio.Protocol, asyncio.Transport):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._arriving.add(self)
         self._alarm = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
@@ -112,6 +117,7 @@ class WebSocket(asyncio.Protocol, asyncio.Transport):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._leaving = True
+        self._arriving.discard(self)
         self._drop()
         if self._alarm is not None:
             self._alarm.cancel()
@@ -204,6 +210,7 @@ class WebSocket(asyncio.Protocol, asyncio.Transport):
             protocol.send_response(response)
             self._transport.write(b"".join(protocol.data_to_send()))
             self._greeted = True
+            self._arriving.discard(self)
             self._inner.connection_made(self)
 
     def _refusal(self, status: HTTPStatus, text: str) -> bytes:

@@ -114,7 +114,7 @@ class Client:
 
     def __init__(self, *origins: str, max_message: int = MAX, compressed: bool = False, step: int = 0) -> None:
         self.inner, self.socket = Inner(), Socket()
-        self.shell = self.socket.protocol = WebSocket(self.inner, origins, max_message)
+        self.shell = self.socket.protocol = WebSocket(self.inner, origins, max_message, set())
         self.step = step
         self.shell.connection_made(self.socket)
         extensions = [ClientPerMessageDeflateFactory()] if compressed else None

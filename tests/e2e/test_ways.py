@@ -817,6 +817,31 @@ def test_a_crowd_does_not_take_the_files_that_the_store_needs(
         broker.kill()
 
 
+@pytest.mark.parametrize("way", ["tls", "ws"])
+def test_handshakes_without_end_do_not_take_the_files_that_the_store_needs(
+    tmp_path: Path, certificates: Certificates, wire: Callable[..., Wire], tcp: Tcp, way: str
+) -> None:
+    """Who has not said who he is costs a file too: so many are let in at once, the others wait outside."""
+    values = {**certificates.flags, "tls_optional": True, "auth_timeout": 60} if way == "tls" else {"ws_port": 0}
+    broker = Broker(tmp_path / "few", *settings(tmp_path, **values))
+    broker.command = ["sh", "-c", 'ulimit -n 200; exec "$@"', "sh", *broker.command]
+    broker.start()
+    try:
+        port = broker.port if way == "tls" else port_of(address(broker, "ws"))
+        sender = wire(broker, timeout=30)
+        box = sender.ask("MAILBOX.CREATE")["mail_id"]
+        crowd = [tcp(port) for _ in range(250)]
+        letters = pub(f"{AI}MAILBOX.{box}", bytes(200_000)) * 10
+        for _ in range(20):
+            assert [frame for frame in sender.settle(letters) if frame.op == "-ERR"] == []
+        for each in crowd:
+            each.close()
+        assert wire(broker, timeout=30).ask("MAILBOX.CREATE")["error"] == "", "those outside come in when there is room"
+        silent(broker)
+    finally:
+        broker.kill()
+
+
 async def test_a_client_library_through_a_crowd(connect: Connect, web: tuple[Broker, str], over: Over) -> None:
     """One library's client on plain TCP, and WebSockets that come and go beside it."""
     broker, url = web
