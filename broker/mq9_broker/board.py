@@ -63,7 +63,8 @@ class Board:
             self._mailboxes.schedule.add(self._place, until, keys.DUE_CAPABILITY, digest)
 
     def remembered(self, after: bytes, upto: int, now: int) -> Iterator[tuple[bytes, bytes]]:
-        """(key, declaration) of those still valid and not newer than the number `upto`, from behind the key `after`."""
+        """(key, declaration) of those not newer than the number `upto`, from behind the key `after`; b"" stands for
+        one that is over."""
         start = after + b"\0" if after else keys.capability(b"")
         for key, value in self._place.scan(start, b"D"):
             if keys.number(value[:8]) > upto:
@@ -75,8 +76,7 @@ class Board:
                 valid = living is not None and living.incarnation == until
             else:
                 valid = until > now
-            if valid:
-                yield key, value[17 + value[16] :]
+            yield key, value[17 + value[16] :] if valid else b""
 
     def expired(self, digest: bytes, when: int) -> None:
         """An hour has passed since a declaration without a mailbox; a newer one has an entry of its own."""

@@ -24,8 +24,8 @@ class SystemClock:
     def now(self) -> int:
         return time.time_ns() // 1_000_000
 
-    def elapsed(self) -> float:
-        return time.perf_counter()
+    # (no call around it: it is asked with every request)
+    elapsed = staticmethod(time.perf_counter)
 
 
 class ManualClock:

@@ -7,6 +7,7 @@ turn's writes gather behind it.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -86,7 +87,8 @@ class Committer:
         self._probing = False
         self._asked: list[Callable[[str], None]] = []
         self._flying: Turn | None = None
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._letting = False
         self.after_turn: Callable[[], None] = lambda: None
         hub.wake_up = self.wake_up
         hub.end_turn = self.end_turn
@@ -94,12 +96,28 @@ class Committer:
 
     @property
     def congested(self) -> bool:
-        """Whether what gathers behind the batch on its way is enough: read no more until `when_landed`."""
+        """Whether what gathers behind the batch on its way is enough: read no more until `when_ready`."""
         return self._flying is not None and self._hub.taken > MAX_GATHERING
 
-    def when_landed(self, resume: Callable[[], None]) -> None:
-        """Call `resume` when the batch that is on its way has landed."""
+    def when_ready(self, resume: Callable[[], None]) -> None:
+        """Call `resume` when others have been served and it is not congested; those who wait take turns."""
         self._waiting.append(resume)
+        self._let_on_soon()
+
+    def _let_on_soon(self) -> None:
+        if self._waiting and not self._letting and not self.congested:
+            self._letting = True
+            self._call_soon(self._let_on)
+
+    def _let_on(self) -> None:
+        """Let those go on who wait, as many as a share of time allows."""
+        self._letting = False
+        until = self._clock.elapsed() + self._hub.share
+        while self._waiting and not self.congested:
+            self._waiting.popleft()()
+            if self._clock.elapsed() >= until:
+                break
+        self._let_on_soon()
 
     @property
     def busy(self) -> bool:
@@ -127,6 +145,8 @@ class Committer:
         hub, mailboxes = self._hub, self._mailboxes
         hub.now = self._clock.now()
         if self._flying is not None:
+            if self.congested:
+                self._close_slow(self._flying)
             self._write_free(self._flying)
             return
         if self._sweep.due(hub.now) and not hub.refusing and self._sweep.step(hub.now):
@@ -186,9 +206,7 @@ class Committer:
 
     def _landed(self, failed: BaseException | None) -> None:
         turn, self._flying = self._flying, None
-        waiting, self._waiting = self._waiting, []
-        for resume in waiting:
-            resume()
+        self._let_on_soon()
         if turn is None:
             return
         if failed is None:
@@ -282,6 +300,28 @@ class Committer:
         if not waiting:
             hub.taken = 0
 
+    def _close_slow(self, flying: Turn) -> None:
+        """Close those for whom more waits than they may leave unread, although none of it can be written yet."""
+        hub = self._hub
+        for session in hub.touched:
+            before, _ = flying.held.get(session, ([], 0))
+            limit = hub.limits.max_pending - session.transport.buffered()
+            if sum(map(len, session.out)) + sum(map(len, before)) > limit:
+                session.out = []
+                if before:
+                    flying.held[session] = [], 0
+                # (nobody is left to be told what became of these)
+                flying.promises = [promise for promise in flying.promises if promise[3] is not session]
+                hub.promises = [promise for promise in hub.promises if promise[3] is not session]
+                self._close(session)
+
+    def _close(self, session: Session) -> None:
+        """A client does not read what it is sent."""
+        _log.warning("client %d is a slow consumer, closed", session.client_id)
+        self._hub.counters.slow_consumers += 1
+        session.closing = True
+        session.transport.abort()
+
     @staticmethod
     def _put_aside(sessions: Iterable[Session]) -> Held:
         """What waits to be written to each of these (any of which may be named twice)."""
@@ -311,10 +351,7 @@ class Committer:
         limit = self._hub.limits.max_pending - transport.buffered()
         data = b"".join(out) if session.owed <= limit else b""
         if not data or len(data) > limit:
-            _log.warning("client %d is a slow consumer, closed", session.client_id)
-            self._hub.counters.slow_consumers += 1
-            session.closing = True
-            transport.abort()
+            self._close(session)
             return
         session.owed = 0
         transport.write(data)

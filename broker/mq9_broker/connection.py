@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from mq9_broker import wire
 from mq9_broker.auth import User, new_nonce
@@ -36,8 +36,10 @@ class Connection(asyncio.Protocol):
         "_greeted",
         "_hub",
         "_known",
+        "_more",
         "_options",
         "_parser",
+        "_resting",
         "_server",
         "_shown",
         "_timer",
@@ -73,6 +75,8 @@ class Connection(asyncio.Protocol):
         self._unknown: bytes | None = None
         self._options: dict[str, Any] | None = None
         self._known = False
+        # whether it is not read from for now, and whether the parser has kept commands meanwhile
+        self._resting = self._more = False
 
     # what asyncio calls
 
@@ -104,27 +108,42 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_activity = self._begin()
-        self._hub.taken += len(data)
-        session = self.session
-        if session.closing:
+        if self.session.closing:
             return
         if self._unknown is not None:
             self._knock(data)
             return
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """Do what the client says, as much as its share of the time allows."""
+        hub, committer = self._hub, self._server.committer
+        hub.taken += len(data)
+        hub.until = hub.elapsed() + hub.share
+        self._more = False
         try:
-            self._parser.feed(data)
+            self._more = self._parser.feed(data)
         except ProtocolError as wrong:
             self.finish(wrong.text)
         except Exception:
             # a defect of ours: this client loses its connection, everybody else goes on
-            _log.exception("client %d hit a defect, its connection is closed", session.client_id)
+            _log.exception("client %d hit a defect, its connection is closed", self.session.client_id)
             self.finish(None)
-        if self._server.committer.congested and self._transport is not None:
+        if (self._more or committer.congested) and not self._resting and self._transport is not None:
+            self._resting = True
             self._transport.pause_reading()
-            self._server.committer.when_landed(self._read_on)
+            committer.when_ready(self._go_on)
+
+    def _go_on(self) -> None:
+        """The others have had their share, and what was sent before has found its place."""
+        self._resting = False
+        if self._more and self._transport is not None and not self.session.closing:
+            self._begin()
+            self._take(b"")
+        self._read_on()
 
     def _read_on(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing() and not self._resting:
             self._transport.resume_reading()
 
     def pause_writing(self) -> None:
@@ -280,7 +299,7 @@ class _First:
         self.options = options
         raise ProtocolError(None)
 
-    def refuse(self, *_: object) -> None:
+    def refuse(self, *_: object) -> NoReturn:
         raise ProtocolError("Authorization Violation")
 
     on_publish = on_run = on_subscribe = on_unsubscribe = on_ping = on_pong = refuse

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Bytes that feeds write to a client before they look at its socket again: what is written can't be overtaken.
 SLICE = 65_536
+#: Records that a feed looks at before others have their turn, whether they are written or not.
+_LOOKED_AT = 1000
 MAX_UNCONFIRMED = 64
 _ACK = b"$mq9.AI.ACK."
 
@@ -120,6 +122,7 @@ class MailboxFeed:
         if mailbox.expires <= now:
             return False
         session = self.subscription.session
+        expired = 0
         for tier in self.tiers:
             for msg_id, value in self.messages.read(mailbox, tier, cursors[tier], mailbox.visible):
                 cursors[tier] = msg_id
@@ -127,6 +130,10 @@ class MailboxFeed:
                     if self._send(msg_id, value):
                         return False
                     if session.owed >= SLICE:
+                        return True
+                else:
+                    expired += 1
+                    if expired >= _LOOKED_AT:
                         return True
         # what gathers behind a batch on its way may have come before this subscription: it is drained when it is kept
         self.live = mailbox.visible == mailbox.last_id
@@ -243,13 +250,11 @@ class DirectoryFeed:
         session = self.subscription.session
         # what is only just being created is told when it is kept
         created = {change.name for change in self._mailboxes.changes if change.event == "created"}
-        for change in self._mailboxes.listed("", self._after, now):
-            self._after = change.name
-            if change.name in created:
-                continue
-            if self.push(change):
+        for number, (name, change) in enumerate(self._mailboxes.listed("", self._after, now), 1):
+            self._after = name
+            if change is not None and name not in created and self.push(change):
                 return False
-            if session.owed >= SLICE:
+            if session.owed >= SLICE or number >= _LOOKED_AT:
                 return True
         self.live = True
         return False
@@ -283,14 +288,15 @@ class BoardFeed:
     def drain(self, now: int) -> bool:
         subscription = self.subscription
         session = subscription.session
-        for key, payload in self._board.remembered(self._after, self._upto, now):
+        for number, (key, payload) in enumerate(self._board.remembered(self._after, self._upto, now), 1):
             self._after = key
-            session.owed += len(payload)
-            session.out_bytes += len(payload)
-            session.send(wire.message(SUBJECT, subscription.sid, b"", payload))
-            if session.count(subscription):
-                return False
-            if session.owed >= SLICE:
+            if payload:
+                session.owed += len(payload)
+                session.out_bytes += len(payload)
+                session.send(wire.message(SUBJECT, subscription.sid, b"", payload))
+                if session.count(subscription):
+                    return False
+            if session.owed >= SLICE or number >= _LOOKED_AT:
                 return True
         self.live = True
         return False

@@ -58,6 +58,7 @@ class Group:
         "members",
         "name",
         "timer",
+        "unfinished",
     )
 
     def __init__(self, mailbox: Mailbox, name: str, groups: Groups) -> None:
@@ -87,6 +88,8 @@ class Group:
         self.leases = Leases(groups.mailboxes.random)
         self.members: OrderedDict[Any, None] = OrderedDict()
         self.timer = 0
+        #: whether the last `take` had looked at enough before it was at the end: there may be more
+        self.unfinished = False
 
     @property
     def in_use(self) -> bool:
@@ -111,6 +114,7 @@ class Group:
         Each one taken must be leased or given back; the iterator may be left early.
         """
         examined = 0
+        self.unfinished = False
         for tier in tiers:
             returned = self._returned[tier]
             while returned and limit:
@@ -129,6 +133,9 @@ class Group:
                 return
             for msg_id, value in self._messages.read(self.mailbox, tier, self._upto[tier], upto):
                 examined += 1
+                if examined > EXAMINED:
+                    self.unfinished = True
+                    return
                 self._upto[tier] = msg_id
                 if self._ahead.pop(msg_id, None) is None and (keys.expires_of(value) or NEVER) > now:
                     count, last = self._counted[tier]
@@ -139,7 +146,7 @@ class Group:
                         self._asked.add(msg_id)
                     limit -= 1
                     yield tier, msg_id, value
-                if not limit or examined > EXAMINED:
+                if not limit:
                     return
 
     def give_back(self, tier: int, msg_id: int) -> None:
@@ -297,10 +304,15 @@ class Group:
         count, last = self._counted[tier]
         if last <= self._upto[tier]:
             count, last = 0, self._upto[tier]
+        expired = 0
         if count < MAX_WAITING:
             for msg_id, value in self._messages.read(self.mailbox, tier, last, upto):
                 last = msg_id
-                if msg_id not in self._ahead and (keys.expires_of(value) or NEVER) > now:
+                if (keys.expires_of(value) or NEVER) <= now:
+                    expired += 1
+                    if expired >= EXAMINED // 2:
+                        break
+                elif msg_id not in self._ahead:
                     count += 1
                     if count >= MAX_WAITING:
                         break

@@ -34,6 +34,8 @@ _BROADCAST = _PREFIX + b"BROADCAST."
 _NO_RESPONDERS = b"NATS/1.0 503\r\n"
 #: Bytes of core messages after which a turn ends early: many subscribers must not multiply a chunk in memory.
 _MAX_PUSHED = 33_554_432
+#: Seconds that one client may keep everybody else waiting with what it sent or reads at once.
+SHARE = 0.01
 
 
 class Dialect(Protocol):
@@ -70,8 +72,11 @@ class Hub:
         self.counters = Counters()
         self.timers = Timers()
         self.now = 0
-        #: bytes that clients sent in this turn, and those that one of them made many
+        #: bytes that clients have sent since the last commit, and what grew out of them in memory
         self.taken = 0
+        #: seconds that one client may keep everybody else waiting, and until when the one that is served may
+        self.share = SHARE
+        self.until = 0.0
         #: why the store does not take writes, empty when it does
         self.refusing = ""
         self.touched: list[Session] = []
@@ -99,21 +104,27 @@ class Hub:
         self.touched.append(session)
         self.wake_up()
 
+    @property
+    def late(self) -> bool:
+        """Whether the client that is served has had its share: what it sent beyond this command waits for others."""
+        return self.elapsed() >= self.until
+
     # publishing
 
-    def publish(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
-        """What a client publishes under the prefix."""
+    def publish(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> bool:
+        """What a client publishes under the prefix; whether it has had its share."""
         session.pushed_to = True
         try:
             answer = self.dialect.publish(session, subject, reply, header, payload)
         except Mq9Error as refused:
             self.refuse(session, subject, reply, refused.text)
-            return
+            return self.elapsed() >= self.until
         out = session.out
         place = len(out)
         if answer is not None and reply:
             session.reply(reply, answer)
         self.promises.append((out, place, len(out), session, subject, reply))
+        return self.elapsed() >= self.until
 
     def refuse(self, session: Session, subject: bytes, reply: bytes, text: str) -> None:
         """Tell the one who caused it: by the reply where there is one to answer, else by -ERR."""
@@ -122,30 +133,32 @@ class Hub:
         else:
             session.send(wire.error(f'Permissions Violation for Publish to "{subject.decode("utf-8", "replace")}"'))
 
-    def route(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
-        """Core pub/sub: to every plain subscription and to one member of each queue group."""
+    def route(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> int:
+        """Core pub/sub: to every plain subscription and to one member of each queue group; gives to how many."""
         plain, queues = self._tree.match(subject)
-        heard = False
+        heard = 0
         if len(plain) > 1:
             others = plain if session.echo else [each for each in plain if each.session is not session]
             self._deliver_all(others, subject, reply, len(header), [header + payload])
-            heard = bool(others)
+            heard = len(others)
         else:
             for subscription in plain:
                 if subscription.session is not session or session.echo:
                     self._deliver(subscription, subject, reply, header, payload)
-                    heard = True
+                    heard = 1
         if queues:
             for members in queues.values():
                 able = members if session.echo else [member for member in members if member.session is not session]
                 if able:
                     self._deliver(able[int(self._chance() * len(able))], subject, reply, header, payload)
-                    heard = True
+                    heard += 1
         if not heard and reply and session.no_responders:
             self._no_responders(session, subject, reply)
+        return heard
 
-    def route_run(self, session: Session, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
-        """Several messages of one subject and size: what `route` does with each, at once where nobody can tell."""
+    def route_run(self, session: Session, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> int:
+        """Several messages of one subject and size: what `route` does with each, at once where nobody can tell. Gives
+        how many the sender's share was enough for."""
         plain, queues = self._tree.match(subject)
         everybody = [*plain, *chain.from_iterable(queues.values())]
         sessions = {subscription.session for subscription in everybody}
@@ -157,9 +170,10 @@ class Hub:
             or (session in sessions and not session.echo)
             or (not everybody and reply)
         ):
-            for body in bodies:
-                self.route(session, subject, reply, body[:header_size], body[header_size:])
-            return
+            for number, body in enumerate(bodies, 1):
+                if self.route(session, subject, reply, body[:header_size], body[header_size:]) > 1 and self.late:
+                    return number
+            return len(bodies)
         self._deliver_all(plain, subject, reply, header_size, bodies)
         for members in queues.values():
             shares: dict[Subscription, list[bytes]] = {}
@@ -167,6 +181,7 @@ class Hub:
                 shares.setdefault(members[int(self._chance() * len(members))], []).append(body)
             for member, share in shares.items():
                 self._deliver_all((member,), subject, reply, header_size, share)
+        return len(bodies)
 
     def _deliver(self, subscription: Subscription, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         session = subscription.session
@@ -219,6 +234,7 @@ class Hub:
                 session.end(subscription)
             pushed += len(frames)
             if pushed > _MAX_PUSHED:
+                # (if a batch is on its way it can't be written: then those who send wait, and who does not read goes)
                 self.taken += pushed
                 pushed = 0
                 headed.clear()
@@ -461,27 +477,41 @@ class Hub:
                     break
                 member.give(tier, msg_id, value, now)
             else:
+                if group.unfinished:
+                    self.stir(group.mailbox)
                 return
 
     def drain(self, now: int) -> None:
-        """One slice for every feed that is behind and whose socket takes it."""
+        """One slice for every feed that is behind and whose socket takes it, as many as a share of time allows."""
+        until = self.elapsed() + self.share
         for session in list(self.draining):
             if session.paused or session.closed:
                 continue
-            more = False
-            for feed in [feed for feed in session.feeds if not feed.live]:
-                if session.owed >= SLICE:
-                    more = True
-                    break
-                if feed.drain(now):
-                    # it goes to the back: the feeds of a client take turns
-                    session.feeds.pop(feed, None)
-                    session.feeds[feed] = None
-                    more = True
-            if not more:
-                self.draining.pop(session, None)
+            more = self._drain(session, until, now)
+            self.draining.pop(session, None)
+            if more:
+                # it goes to the back: clients take turns
+                self.draining[session] = None
+            if self.elapsed() >= until:
+                break
         if any(not session.paused for session in self.draining):
             self.wake_up()
+
+    def _drain(self, session: Session, until: float, now: int) -> bool:
+        """One slice for the feeds of a client; whether there is more."""
+        more = False
+        behind = [feed for feed in session.feeds if not feed.live]
+        for number, feed in enumerate(behind, 1):
+            if session.owed >= SLICE:
+                return True
+            if feed.drain(now):
+                # it goes to the back: the feeds of a client take turns
+                session.feeds.pop(feed, None)
+                session.feeds[feed] = None
+                more = True
+            if self.elapsed() >= until:
+                return more or number < len(behind)
+        return more
 
     def resume(self, session: Session) -> None:
         """The client's socket takes data again."""

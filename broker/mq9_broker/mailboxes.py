@@ -313,14 +313,15 @@ class Mailboxes:
             self._unschedule(mailbox)
             self.end(mailbox, "expired")
 
-    def listed(self, prefix: str, after: str, now: int) -> Iterator[Change]:
-        """The directory: public mailboxes whose name starts with `prefix`, in order, from behind `after`."""
+    def listed(self, prefix: str, after: str, now: int) -> Iterator[tuple[str, Change | None]]:
+        """The directory: (name, what it says) of the public mailboxes whose name starts with `prefix`, in order, from
+        behind `after`; of one that is over by now it says nothing."""
         start = max(keys.public(prefix), keys.public(after) + b"\0" if after else b"")
         end = keys.public(prefix) + b"\xff"
         for name, _ in merge(*(place.scan(start, end) for place in self.places)):
             mailbox = self._peek(name[1:].decode())
-            if mailbox is not None and mailbox.expires > now:
-                yield self._change("created", mailbox)
+            living = mailbox is not None and mailbox.expires > now
+            yield name[1:].decode(), self._change("created", mailbox) if mailbox is not None and living else None
 
     def _peek(self, address: str) -> Mailbox | None:
         """As find, but what is only looked at does not push out what is in use."""

@@ -101,6 +101,7 @@ class Limits:
     max_pending: int = 67_108_864
     max_subscriptions: int = 65_536
     max_groups: int = 1000
+    max_fetches: int = 1000  # that wait, of one connection
     max_ttl: int = 0  # 0: the operator set none
     max_desc: int = 1024
     ping_interval: int = 120

@@ -189,7 +189,7 @@ class Session:
 
     # what the parser calls
 
-    def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
+    def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> bool:
         if self.owed > self._max_pending:
             # (a turn's worth of requests can ask for gigabytes: no more is answered than may be pending)
             raise ProtocolError(None)
@@ -203,42 +203,45 @@ class Session:
             if self.verbose:
                 self.send(wire.OK)
         if subject[:8] == _PREFIX:
-            self.hub.publish(self, subject, reply, header, payload)
-        else:
-            self.hub.route(self, subject, reply, header, payload)
+            return self.hub.publish(self, subject, reply, header, payload)
+        hub = self.hub
+        # (one delivery costs no more than its message)
+        return hub.route(self, subject, reply, header, payload) > 1 and hub.elapsed() >= hub.until
 
-    def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
+    def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> int:
         if self.talkative or subject[:8] == _PREFIX:
             # each one is answered, or may raise
-            for body in bodies:
-                self.on_publish(subject, reply, body[:header_size], body[header_size:])
-            return
+            for number, body in enumerate(bodies, 1):
+                if self.on_publish(subject, reply, body[:header_size], body[header_size:]):
+                    return number
+            return len(bodies)
         if self.owed > self._max_pending:
             raise ProtocolError(None)
         self.in_msgs += len(bodies)
         self.in_bytes += len(bodies) * len(bodies[0])
-        self.hub.route_run(self, subject, reply, header_size, bodies)
+        return self.hub.route_run(self, subject, reply, header_size, bodies)
 
-    def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None:
+    def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> bool:
         self.stirring = True
         if len(self.subscriptions) >= self._max_subscriptions:
             self.send(wire.error("maximum subscriptions exceeded"))
-            return
+            return False
         if sid not in self.subscriptions:
             if not subjects.valid_pattern(subject):
                 self.send(wire.error("Invalid Subject"))
-                return
+                return False
             subscription = Subscription(self, subject, queue, sid)
             if not self.hub.subscribe(subscription):
-                return
+                return self.hub.late
             self.subscriptions[sid] = subscription
             self._by_subject.setdefault(subject, {})[subscription] = None
             if _is_other_wildcard(subject):
                 self._other_wildcards += 1
         if self.verbose:
             self.send(wire.OK)
+        return self.hub.late
 
-    def on_unsubscribe(self, sid: bytes, max_messages: int) -> None:
+    def on_unsubscribe(self, sid: bytes, max_messages: int) -> bool:
         self.stirring = True
         subscription = self.subscriptions.get(sid)
         if subscription is not None:
@@ -247,6 +250,7 @@ class Session:
                 self.end(subscription, returned=True)
         if self.verbose:
             self.send(wire.OK)
+        return self.hub.late
 
     def on_connect(self, options: dict[str, Any]) -> None:
         if self._connected:

@@ -38,18 +38,20 @@ _sizes: dict[bytes, int] = {}
 class Receiver(Protocol):
     """What a parser calls, in the order of the bytes. Any of them may raise ProtocolError.
 
-    `headers`: whether HPUB is understood.
+    Those that give a bool say whether that is enough for now: then the parser keeps what follows. `headers`: whether
+    HPUB is understood.
     """
 
     headers: bool
 
-    def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None: ...
-    def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
-        """Publishes with the same control line; each body is a header of `header_size` and a payload."""
+    def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> bool: ...
+    def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> int:
+        """Publishes with the same control line; each body is a header of `header_size` and a payload. Gives how many
+        were handled: when these are not all, that is enough for now."""
         ...
 
-    def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None: ...
-    def on_unsubscribe(self, sid: bytes, max_messages: int) -> None: ...
+    def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> bool: ...
+    def on_unsubscribe(self, sid: bytes, max_messages: int) -> bool: ...
     def on_connect(self, options: dict[str, Any]) -> None: ...
     def on_ping(self) -> None: ...
     def on_pong(self) -> None: ...
@@ -61,7 +63,7 @@ class Parser:
     `feed` raises ProtocolError for a frame that ends the connection; the parser is of no use after that.
     """
 
-    __slots__ = ("_line_limit", "_missing", "_parts", "_payload_limit", "_receiver", "_rest")
+    __slots__ = ("_enough", "_line_limit", "_missing", "_parts", "_payload_limit", "_receiver", "_rest")
 
     def __init__(self, receiver: Receiver, max_payload: int, max_control_line: int) -> None:
         self._receiver = receiver
@@ -70,8 +72,11 @@ class Parser:
         self._rest = b""
         self._parts: list[bytes] = []
         self._missing = 0
+        self._enough = False
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> bool:
+        """Parse a chunk; whether the receiver had enough before its end. Then the rest goes on with the next chunk,
+        which may be empty."""
         if self._parts:
             # a payload is still arriving: joined once when it is whole, whatever the number of chunks
             self._parts.append(data)
@@ -79,7 +84,7 @@ class Parser:
             if self._missing > 0:
                 if self._missing == 1 and data[-1:] != b"\r":
                     raise ProtocolError("Unknown Protocol Operation")
-                return
+                return False
             data = b"".join(self._parts)
             self._parts = []
         elif self._rest:
@@ -132,6 +137,8 @@ class Parser:
                 start, head = self._read(data, pos, eol)
                 if head is None:
                     pos = start
+                    if self._enough and pos < end:
+                        return self._stop(data, pos)
                     continue
                 subject, reply, header_size, size = head
                 line = data[pos:start]
@@ -143,19 +150,29 @@ class Parser:
                     raise ProtocolError("Unknown Protocol Operation")
                 self._parts = [data[pos:]]
                 self._missing = stop + 2 - end
-                return
+                return False
             if line == before and startswith(line, stop + 2):
                 bodies = _run(data, line, start, stop)
-                receiver.on_run(subject, reply, header_size, bodies)
-                pos = stop + 2 + (len(bodies) - 1) * (stop + 2 - pos)
+                handled = receiver.on_run(subject, reply, header_size, bodies)
+                pos = stop + 2 + (handled - 1) * (stop + 2 - pos)
+                if handled < len(bodies):
+                    return self._stop(data, pos)
                 continue
             if header_size:
                 middle = start + header_size
-                publish(subject, reply, data[start:middle], data[middle:stop])
+                enough = publish(subject, reply, data[start:middle], data[middle:stop])
             else:
-                publish(subject, reply, b"", data[start:stop])
+                enough = publish(subject, reply, b"", data[start:stop])
             before = line
             pos = stop + 2
+            if enough and pos < end:
+                return self._stop(data, pos)
+        return False
+
+    def _stop(self, data: bytes, pos: int) -> bool:
+        self._rest = data[pos:]
+        self._enough = False
+        return True
 
     def _read(self, data: bytes, pos: int, eol: int) -> tuple[int, Publish | None]:
         """The command at `pos`, however it is written; `eol` is the next line feed there, -1 for none.
@@ -216,13 +233,14 @@ class Parser:
             words = _split(args)
             if not 2 <= len(words) <= 3:
                 raise ProtocolError(None)
-            self._receiver.on_subscribe(words[0], words[1] if len(words) == 3 else b"", words[-1])
+            self._enough = self._receiver.on_subscribe(words[0], words[1] if len(words) == 3 else b"", words[-1])
         elif verb == b"UNSUB":
             words = _split(args)
             if not 1 <= len(words) <= 2:
                 raise ProtocolError(None)
             # a maximum that is no number is none
-            self._receiver.on_unsubscribe(words[0], max(0, _size(words[1])) if len(words) == 2 else 0)
+            most = max(0, _size(words[1])) if len(words) == 2 else 0
+            self._enough = self._receiver.on_unsubscribe(words[0], most)
         elif verb == b"CONNECT":
             self._receiver.on_connect(read_options(args))
         elif verb == b"INFO":

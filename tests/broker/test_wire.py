@@ -24,25 +24,32 @@ PING: Call = ("ping",)
 
 
 class Recorder:
-    """A receiver that notes what it is called with."""
+    """A receiver that notes what it is called with, and has enough after every so many calls (0: never)."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: int = 0) -> None:
         self.calls: list[Call] = []
         self.headers = True
+        self._every = every
 
-    def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
-        self.calls.append(("publish", subject, reply, header, payload))
+    def _note(self, *call: Any) -> bool:
+        self.calls.append(call)
+        return bool(self._every) and not len(self.calls) % self._every
 
-    def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> None:
+    def on_publish(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> bool:
+        return self._note("publish", subject, reply, header, payload)
+
+    def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> int:
         assert len(set(map(len, bodies))) == 1
-        for body in bodies:
-            self.on_publish(subject, reply, body[:header_size], body[header_size:])
+        for number, body in enumerate(bodies, 1):
+            if self.on_publish(subject, reply, body[:header_size], body[header_size:]):
+                return number
+        return len(bodies)
 
-    def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None:
-        self.calls.append(("subscribe", subject, queue, sid))
+    def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> bool:
+        return self._note("subscribe", subject, queue, sid)
 
-    def on_unsubscribe(self, sid: bytes, max_messages: int) -> None:
-        self.calls.append(("unsubscribe", sid, max_messages))
+    def on_unsubscribe(self, sid: bytes, max_messages: int) -> bool:
+        return self._note("unsubscribe", sid, max_messages)
 
     def on_connect(self, options: dict[str, Any]) -> None:
         self.calls.append(("connect", options))
@@ -54,13 +61,16 @@ class Recorder:
         self.calls.append(("pong",))
 
 
-def parse(chunks: Iterable[bytes]) -> tuple[list[Call], object]:
-    """(the calls, how it ended: "" or the text of the ProtocolError)."""
-    recorder = Recorder()
+def parse(chunks: Iterable[bytes], every: int = 0) -> tuple[list[Call], object]:
+    """(the calls, how it ended: "" or the text of the ProtocolError). The receiver has enough after `every` calls."""
+    recorder = Recorder(every)
     parser = wire.Parser(recorder, PAYLOAD, LINE)
     try:
         for chunk in chunks:
-            parser.feed(chunk)
+            more = parser.feed(chunk)
+            while more:
+                assert not len(recorder.calls) % every
+                more = parser.feed(b"")
     except ProtocolError as wrong:
         return recorder.calls, wrong.text
     return recorder.calls, ""
@@ -348,8 +358,11 @@ def _frame(draw: Callable[..., Any]) -> tuple[bytes, Call | None]:
     return verb + end, {"ping": PING, "pong": ("pong",)}.get(kind)
 
 
-@given(st.lists(_frame(), max_size=8), st.lists(st.integers(0, 400), max_size=12))
-def test_a_stream_means_the_same_wherever_it_is_cut(frames: list[tuple[bytes, Call | None]], cuts: list[int]) -> None:
+@given(st.lists(st.tuples(_frame(), st.integers(1, 4)), max_size=8), st.lists(st.integers(0, 400), max_size=12))
+def test_a_stream_means_the_same_wherever_it_is_cut_or_left(
+    several: list[tuple[tuple[bytes, Call | None], int]], cuts: list[int]
+) -> None:
+    frames = [frame for frame, times in several for _ in range(times)]
     stream = b"".join(data for data, _ in frames)
     calls = [call for _, call in frames if call is not None]
     places = sorted({0, *(cut for cut in cuts if cut < len(stream)), len(stream)})
@@ -357,6 +370,9 @@ def test_a_stream_means_the_same_wherever_it_is_cut(frames: list[tuple[bytes, Ca
     assert parse([stream]) == (calls, "")
     assert parse(chunks) == (calls, "")
     assert parse(single(stream)) == (calls, "")
+    for every in (1, 2, 3):
+        assert parse([stream], every) == (calls, "")
+        assert parse(chunks, every) == (calls, "")
 
 
 _shard = st.sampled_from(
@@ -373,6 +389,7 @@ def test_random_bytes_raise_nothing_but_protocol_errors(shards: list[bytes], ste
     stream = b"".join(shards)
     calls, end = parse([stream])
     assert end in ("", UNKNOWN, TOO_LONG, TOO_LARGE, SILENT)
+    assert parse([stream], every=1) == (calls, end)
     # cut, the same is understood before the error, and the error comes too (a little earlier perhaps)
     cut_calls, cut_end = parse(stream[at : at + step] for at in range(0, len(stream), step))
     assert cut_calls == calls

@@ -362,14 +362,15 @@ class Native:
         found: list[str] = []
         room = self._hub.limits.max_payload - 256
         following = last = ""
-        for change in self._mailboxes.listed(prefix, after, request.now):
-            entry = json.dumps(listing(change), separators=(",", ":"), ensure_ascii=False)
+        for number, (name, change) in enumerate(self._mailboxes.listed(prefix, after, request.now)):
+            entry = json.dumps(listing(change), separators=(",", ":"), ensure_ascii=False) if change is not None else ""
             room -= len(entry.encode()) + 1
-            if found and (len(found) >= limit or room < 0):
+            if number >= EXAMINED or (found and entry and (len(found) >= limit or room < 0)):
                 following = last
                 break
-            found.append(entry)
-            last = change.name
+            if entry:
+                found.append(entry)
+            last = name
         tail = f',"next":{json.dumps(following)}' if following else ""
         return f'{{"error":"","mailboxes":[{",".join(found)}]{tail}}}'.encode()
 

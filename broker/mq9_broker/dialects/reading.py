@@ -39,6 +39,7 @@ class Fetch:
         "session",
         "shown",
         "timer",
+        "unfinished",
         "wait_ms",
     )
 
@@ -65,7 +66,16 @@ class Fetch:
         if deliver == "from_id" and not fields.has("from_id"):
             raise Mq9Error("deliver from_id needs from_id, the msg_id to start at")
         first = fields.integer("from_id", 1, 0, _MAX_ID)
-        self._after = {"earliest": 0, "latest": mailbox.last_id, "from_id": max(first - 1, 0)}[deliver]
+        after = {"earliest": 0, "latest": mailbox.last_id, "from_id": max(first - 1, 0)}[deliver]
+        self._after = [after] * len(TIERS)
+        #: whether the last look ended before it had seen everything
+        self.unfinished = False
+        most = reader.hub.limits.max_fetches
+        if self.wait_ms and len(session.waiters) >= most:
+            raise Mq9Error(
+                f"this connection has {most} FETCHes that wait, the most it may have: wait for an answer to one of "
+                "them, or ask with max_wait_ms 0"
+            )
         name, member = fields.text("group_name", limit=4096), fields.text("member", limit=256)
         done = fields.ids("ack") or []
         self.named = bool(member)
@@ -76,7 +86,7 @@ class Fetch:
         if name:
             existing = reader.groups.find(mailbox, check_group(name))
             check_acknowledge(existing, mailbox, done, self.holder)
-            self.group = reader.groups.open(mailbox, name, self._after, now)
+            self.group = reader.groups.open(mailbox, name, after, now)
             session.take_from(self.group)
             if done:
                 self.group.acknowledge(done, now)
@@ -90,12 +100,19 @@ class Fetch:
     def _plain(self, upto: int, now: int) -> tuple[list[bytes], bool]:
         page = Page(self._reader.room, self._wanted)
         examined = 0
+        self.unfinished = False
         for tier in TIERS:
-            for msg_id, value in self._reader.messages.read(self.mailbox, tier, self._after, upto):
+            for msg_id, value in self._reader.messages.read(self.mailbox, tier, self._after[tier], upto):
                 examined += 1
+                if examined > EXAMINED:
+                    self.unfinished = True
+                    return page.found, True
                 if (keys.expires_of(value) or NEVER) <= now:
+                    if not page.found:
+                        # the next look does not come by it again
+                        self._after[tier] = msg_id
                     continue
-                if examined > EXAMINED or not page.add(as_json(msg_id, value)):
+                if not page.add(as_json(msg_id, value)):
                     return page.found, True
                 if value[0] >= WATCHED:
                     self._reader.hub.delivered(self.mailbox, "", msg_id, value)
@@ -104,6 +121,7 @@ class Fetch:
     def _of_group(self, group: Group, upto: int, now: int) -> tuple[list[bytes], bool]:
         page = Page(self._reader.room, self._wanted)
         self.given = []
+        self.unfinished = False
         leases = group.leases
         deadline = now + self.mailbox.settings.ack_wait * 1000
         if self.named:
@@ -120,7 +138,9 @@ class Fetch:
             self.given.append(msg_id)
             if value[0] >= WATCHED:
                 self._reader.hub.delivered(self.mailbox, group.name, msg_id, value)
-        return self._leased(group, page, deadline), group.room <= 0 and group.has_more(TIERS, upto, now)
+        self.unfinished = group.unfinished
+        more = self.unfinished or (group.room <= 0 and group.has_more(TIERS, upto, now))
+        return self._leased(group, page, deadline), more
 
     def _leased(self, group: Group, page: Page, deadline: int) -> list[bytes]:
         if page.found:
@@ -130,7 +150,11 @@ class Fetch:
     def try_again(self, now: int) -> bytes | None:
         """The answer, if there is something by now."""
         found, more = self.collect(self.mailbox.visible, now)
-        return self._reader.fetched(self, found, more, self.mailbox.visible, now) if found else None
+        if found:
+            return self._reader.fetched(self, found, more, self.mailbox.visible, now)
+        if self.unfinished:
+            self._reader.hub.stir(self.mailbox)
+        return None
 
     def answer(self, now: int) -> bytes:
         """The answer when the wait is over."""
@@ -215,6 +239,8 @@ class Reader:
         if found or not fetch.wait_ms:
             return self.fetched(fetch, found, more, upto, now)
         self.hub.wait(fetch, now + fetch.wait_ms)
+        if fetch.unfinished:
+            self.hub.stir(fetch.mailbox)
         return None
 
     def fetched(self, fetch: Fetch, found: list[bytes], more: bool, upto: int, now: int) -> bytes:
@@ -242,7 +268,7 @@ class Reader:
         return b'{"error":""}'
 
     def _stored(self, mailbox: Mailbox, now: int) -> list[int]:
-        return [min(self.messages.count_tier(mailbox, tier, now), MAX_WAITING) for tier in TIERS]
+        return [min(count, MAX_WAITING) for count in self.messages.counts(mailbox, now)]
 
 
 def as_json(msg_id: int, value: bytes, deliveries: int = 0) -> bytes:

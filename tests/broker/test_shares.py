@@ -1,0 +1,382 @@
+"""One client does not keep the others waiting, nor fill the memory: how much of what it sent is done in a turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.inprocess import AI, OPTIONS, Broker, Client, FaultyStore, by_name, entries, fetching, pub
+from mq9_broker import commit, feeds, group, hub, messages, sweep
+from mq9_broker.auth import Users
+from mq9_broker.dialects import reading
+from mq9_broker.model import Limits
+
+QUERIES = 20
+
+
+@pytest.fixture
+def broker() -> Broker:
+    """One in which a client's share is a single command."""
+    broker = Broker()
+    broker.hub.share = 0
+    return broker
+
+
+@pytest.fixture
+def box(broker: Broker) -> str:
+    broker.client().create(name="box", public=True, ttl=0)
+    return "box"
+
+
+def queries(number: int = QUERIES, inbox: str = "_INBOX.c2") -> bytes:
+    return b"".join(pub("MAILBOX.QUERY.box", b"{}", reply=f"{inbox}.q{each}") for each in range(number))
+
+
+def answered(client: Client) -> list[str]:
+    """What was answered so far: the last words of the reply subjects, PONG and -ERR."""
+    return [
+        frame.subject.rpartition(".")[2] or frame.verb for frame in client.frames if frame.verb not in ("INFO", "PING")
+    ]
+
+
+def turns(broker: Broker, most: int = 10_000) -> Iterator[int]:
+    """Turn by turn until nothing is queued."""
+    for number in range(most):
+        if broker.loop.resting:
+            return
+        yield number
+        broker.loop.turn()
+    raise AssertionError("the broker never comes to rest")
+
+
+# ---- what is sent ----
+
+
+def test_others_are_served_between_the_commands_of_one_client(broker: Broker, box: str) -> None:
+    greedy, modest = broker.client(), broker.client()
+    greedy.feed(queries() + b"PING\r\n")
+    said = []
+    for number in turns(broker):
+        modest.feed(b"PING\r\n")
+        broker.loop.turn()
+        said.append((len(answered(greedy)), len(answered(modest)), number))
+        if len(answered(greedy)) > QUERIES:
+            break
+    # nobody waited for more than two commands of the other's
+    assert all(others <= 2 for others in (after[0] - before[0] for before, after in pairwise(said)))
+    assert all(mine >= number for _, mine, number in said)
+    broker.settle()
+    assert answered(greedy) == [*(f"q{number}" for number in range(QUERIES)), "PONG"]
+
+
+def test_nobody_is_read_from_while_commands_wait(broker: Broker, box: str) -> None:
+    client = broker.client()
+    client.feed(queries(3))
+    reading = [client.transport.reading]
+    reading += [client.transport.reading for _ in turns(broker)]
+    assert not any(reading[:3])
+    assert client.transport.reading
+    # what arrives nevertheless finds its place behind what waits
+    client.feed(queries(3))
+    client.feed(pub("MAILBOX.box", b"x", reply="_INBOX.c2.sent"))
+    broker.settle()
+    assert answered(client)[3:] == ["q0", "q1", "q2", "sent"]
+
+
+def test_those_who_wait_take_turns(broker: Broker, box: str) -> None:
+    first, second = broker.client(), broker.client()
+    first.feed(queries())
+    second.feed(queries(inbox="_INBOX.c3"))
+    apart = 0
+    for _ in turns(broker):
+        apart = max(apart, abs(len(answered(first)) - len(answered(second))))
+    assert apart <= 1
+    assert answered(first) == answered(second) == [f"q{number}" for number in range(QUERIES)]
+
+
+STREAM = b"".join(
+    (
+        *(pub("MAILBOX.box", b"%d" % number, reply=f"_INBOX.c2.{number}") for number in range(5)),
+        pub("MAILBOX.box", b"same") * 5,
+        b"SUB own.* own\r\nSUB own.a again\r\n",
+        pub("=own.a", b"heard twice") * 4,
+        b"UNSUB again\r\n",
+        pub("=own.a", b"heard once") * 3,
+        pub("MAILBOX.CREATE", b'{"name":"other"}', reply="_INBOX.c2.created"),
+        queries(3),
+        pub("MAILBOX.nowhere", b"", reply="_INBOX.c2.wrong") + pub("MAILBOX.nowhere", b""),
+        b"UNSUB own 8\r\n" + pub("=own.b", b"the last one") * 3 + b"PING\r\n",
+    )
+)
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=6), st.booleans())
+def test_a_stream_means_the_same_however_little_is_done_at_once(cuts: list[int], rest: bool) -> None:
+    heard = []
+    for share in (1.0, 0.0):
+        broker = Broker()
+        broker.client().create(name="box", ttl=0)
+        client = broker.client()
+        broker.hub.share = share
+        client.raw.clear()
+        for start, stop in pairwise(sorted({0, *cuts, len(STREAM)})):
+            client.feed(STREAM[start:stop])
+            if rest:
+                broker.loop.turn()
+        broker.settle()
+        assert client.transport.reading
+        heard.append(bytes(client.raw))
+    assert heard[0] == heard[1]
+    assert heard[0].count(b"heard twice") == 8
+
+
+def test_a_run_to_many_subscriptions_of_one_client_is_done_in_pieces(broker: Broker) -> None:
+    sender, other = broker.client(), broker.client()
+    sender.send(b"".join(b"SUB a %d\r\n" % number for number in range(5)))
+    sender.feed(pub("=a", b"x") * 10)
+    other.feed(b"PING\r\n")
+    broker.loop.turn()
+    assert answered(other) == ["PONG"]
+    assert len(sender.take()) <= 10
+    broker.settle()
+    assert sender.session.out_msgs == 50
+
+
+def test_what_is_wrong_ends_a_client_behind_what_came_before(broker: Broker, box: str) -> None:
+    client = broker.client()
+    client.feed(queries(3) + b"nonsense\r\n" + queries(3))
+    broker.settle()
+    assert answered(client) == ["q0", "q1", "q2", "-ERR"]
+    assert client.gone
+
+
+def test_a_client_that_leaves_in_between_leaves_nothing_behind(broker: Broker, box: str) -> None:
+    client, other = broker.client(), broker.client()
+    client.feed(pub("MAILBOX.box", b"x") * QUERIES)
+    broker.loop.turn()
+    client.hang_up()
+    assert broker.loop.resting
+    assert not broker.committer._waiting
+    broker.hub.share = 1
+    assert 1 <= len(other.query("box")) <= 3
+
+
+def test_a_client_that_is_closed_in_between_is_not_heard_any_more(broker: Broker, box: str) -> None:
+    client, other = broker.client(), broker.client()
+    client.feed(pub("MAILBOX.box", b"x") * QUERIES)
+    client.connection.finish("Stale Connection")
+    broker.settle()
+    assert client.gone
+    assert answered(client) == ["-ERR"]
+    assert len(other.query("box")) == 1
+
+
+def test_behind_the_door_there_are_shares_too() -> None:
+    broker = Broker(users=Users(token="secret"))
+    broker.hub.share = 0
+    coroutines = []
+    broker.server.run = coroutines.append  # type: ignore[method-assign]
+    client = broker.client(connect=None)
+    connect = f"CONNECT {json.dumps(OPTIONS | {'auth_token': 'secret'})}\r\nSUB _INBOX.* r\r\n"
+    create = pub("MAILBOX.CREATE", b'{"name":"box"}', reply="_INBOX.made")
+    client.feed(connect.encode() + create + queries(3, "_INBOX"))
+    with pytest.raises(StopIteration):
+        coroutines.pop().send(None)
+    assert not client.transport.reading
+    broker.settle()
+    assert answered(client) == ["made", "q0", "q1", "q2"]
+    assert client.transport.reading
+
+
+def test_batches_on_their_way_change_nothing() -> None:
+    store = FaultyStore()
+    broker = Broker(store)
+    broker.client().create(name="box", ttl=0)
+    client = broker.client()
+    broker.hub.share = 0
+    store.by_hand = True
+    client.feed(
+        b"".join(pub("MAILBOX.box", b"%d" % number, reply=f"_INBOX.c2.s{number}") + b"PING\r\n" for number in range(9))
+    )
+    broker.settle()
+    assert answered(client) == []
+    assert client.transport.reading
+    while store.flights:
+        store.land()
+        broker.settle()
+    assert [name for name in answered(client) if name != "PONG"] == [f"s{number}" for number in range(9)]
+    store.by_hand = False
+    assert [body for _, body in client.query("box")] == [f"{number}" for number in range(9)]
+
+
+# ---- what is read ----
+
+
+def test_feeds_of_many_clients_take_turns(broker: Broker, box: str) -> None:
+    sender, *readers = (broker.client() for _ in range(5))
+    for number in range(5):
+        sender.put("box", str(number))
+    for reader in readers:
+        reader.feed(f"SUB {AI}INBOX.box all\r\n".encode())
+    began = []
+    for _ in turns(broker):
+        began.append(sum(any(frame.sid == "all" for frame in reader.frames) for reader in readers))
+        sender.feed(b"PING\r\n")
+    assert max(after - before for before, after in pairwise(began)) == 1
+    assert [reader.bodies("all") for reader in readers] == [[str(number) for number in range(5)]] * 4
+    assert answered(sender).count("PONG") == len(began)
+
+
+def test_feeds_of_one_client_take_turns(broker: Broker, box: str) -> None:
+    sender, reader = broker.client(), broker.client()
+    sender.put("box", "stored")
+    reader.feed(b"".join(f"SUB {AI}INBOX.box {sid}\r\n".encode() for sid in range(50)))
+    for _ in turns(broker):
+        sender.feed(b"PING\r\n")
+    sender.put("box", "live")
+    assert reader.bodies() == ["stored"] * 50 + ["live"] * 50
+    assert broker.loop.resting
+
+
+@pytest.fixture
+def unswept(monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A client of a broker that has 50 expired messages and 30 expired names before what lives, takes them away very
+    slowly, and looks at five for one answer."""
+    monkeypatch.setattr(sweep, "STEP", 1)
+    broker = Broker()
+    client = broker.client()
+    client.create(name="box", public=True, ttl=0)
+    client.send(*(pub("MAILBOX.CREATE", {"name": f"a{number}", "public": True, "ttl": 20}) for number in range(30)))
+    client.send(*(pub("MAILBOX.box", b"x", headers={"mq9-ttl": 10}) for _ in range(50)))
+    client.put("box", "lives")
+    broker.clock.advance(30)
+    for module in (messages, group, reading):
+        monkeypatch.setattr(module, "EXAMINED", 5)
+    monkeypatch.setattr("mq9_broker.dialects.native.EXAMINED", 5)
+    monkeypatch.setattr(feeds, "_LOOKED_AT", 5)
+    return client
+
+
+def test_a_fetch_that_waits_goes_on_looking(unswept: Client) -> None:
+    client, broker = unswept, unswept.broker
+    asked = [client.ask("MSG.FETCH.box", fetching(name, wait=5000)) for name in ("", "g")]
+    looked = 0
+    while any(answer.now is None for answer in asked):
+        broker.loop.turn()
+        looked += 1
+    assert 5 < looked < 20
+    assert [entries(answer.now or {}) for answer in asked] == [[(51, "lives")]] * 2
+
+
+def test_a_fetch_that_does_not_wait_says_that_there_may_be_more(unswept: Client) -> None:
+    for name in ("", "g"):
+        answer = unswept.ask("MSG.FETCH.box", fetching(name))
+        unswept.broker.loop.turn()
+        assert answer.now is not None
+        assert entries(answer.now) == []
+        assert answer.now["more"] is True
+
+
+def test_a_queue_goes_on_looking(unswept: Client) -> None:
+    sid = unswept.subscribe("INBOX.box", "workers")
+    assert unswept.bodies(sid) == ["lives"]
+
+
+def test_a_feed_goes_on_looking(unswept: Client) -> None:
+    sid = unswept.subscribe("INBOX.box")
+    assert unswept.bodies(sid) == ["lives"]
+
+
+def test_the_directory_goes_on_looking(unswept: Client) -> None:
+    client, broker = unswept, unswept.broker
+    first = client.ask("PUBLIC.LIST", {})
+    client.feed(f"SUB {AI}PUBLIC.LIST all\r\n".encode())
+    broker.loop.turn()
+    assert first.now is not None
+    assert first.now["mailboxes"] == []
+    assert first.now["next"] == "a12"
+    broker.settle()
+    (listed,) = client.request("PUBLIC.LIST", {"after": first.now["next"]})["mailboxes"]
+    assert listed["mail_id"] == "box"
+    assert [line for line in by_name(frame.json for frame in client.take("all")) if line[0] == "created"] == [
+        ("created", "box")
+    ]
+
+
+# ---- what waits ----
+
+
+def test_what_a_fan_out_leaves_in_memory_is_bounded_while_a_batch_is_on_its_way(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It can't be written then: who does not read goes, and who sends waits."""
+    monkeypatch.setattr(hub, "_MAX_PUSHED", 5000)
+    monkeypatch.setattr(commit, "MAX_GATHERING", 4000)
+    store = FaultyStore()
+    broker = Broker(store, limits=Limits(max_pending=20_000))
+    sender, slow, quick = (broker.client() for _ in range(3))
+    sender.create(name="box", ttl=0)
+    slow.send(b"".join(b"SUB a %d\r\n" % number for number in range(500)))
+    sid = quick.subscribe("=a")
+    store.by_hand = True
+    sender.send(pub("MAILBOX.box", b"on its way"))
+    sender.feed(pub("MAILBOX.box", b"next") + pub("=a", b"x" * 1000))
+    assert slow.session.out_msgs < 40
+    assert sum(map(len, slow.session.out)) == 0
+    broker.settle()
+    assert slow.gone
+    assert "slow consumer, closed" in caplog.text
+    assert broker.hub.counters.slow_consumers == 1
+    assert not sender.transport.reading
+    assert quick.bodies(sid) == []
+    while store.flights:
+        store.land()
+        broker.settle()
+    assert sender.transport.reading
+    assert quick.bodies(sid) == ["x" * 1000]
+    assert not sender.gone
+
+
+def test_who_fills_his_own_connection_meanwhile_goes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_MAX_PUSHED", 5000)
+    monkeypatch.setattr(commit, "MAX_GATHERING", 4000)
+    store = FaultyStore()
+    broker = Broker(store, limits=Limits(max_pending=20_000))
+    sender, other = broker.client(), broker.client()
+    sender.create(name="box", ttl=0)
+    sender.send(b"".join(b"SUB a %d\r\n" % number for number in range(500)))
+    store.by_hand = True
+    sender.feed(pub("MAILBOX.box", b"on its way", reply="_INBOX.c1.sent"))
+    broker.settle()
+    sender.feed(pub("MAILBOX.box", b"next", reply="_INBOX.c1.sent") + pub("=a", b"x" * 1000) + b"PING\r\n")
+    broker.settle()
+    assert sender.gone
+    store.land(failed="no space")
+    broker.settle()
+    store.by_hand = False
+    broker.advance(2)
+    assert other.put("box", "the store takes writes again") == 1
+
+
+@pytest.mark.parametrize("name", ["", "g"])
+def test_fetches_that_wait_are_limited(name: str) -> None:
+    broker = Broker(limits=Limits(max_fetches=2))
+    client, other = broker.client(), broker.client()
+    client.create(name="box", ttl=0)
+    waiting = [client.ask("MSG.FETCH.box", fetching(name, wait=5000)) for _ in range(2)]
+    assert client.request("MSG.FETCH.box", fetching(name, wait=5000)) == {
+        "error": "this connection has 2 FETCHes that wait, the most it may have: wait for an answer to one of them, "
+        "or ask with max_wait_ms 0"
+    }
+    assert client.fetch("box", name)["messages"] == []
+    assert other.ask("MSG.FETCH.box", fetching(name, wait=5000)).now is None
+    broker.advance(6)
+    assert all(answer.now is not None for answer in waiting)
+    late = client.ask("MSG.FETCH.box", fetching(name, wait=5000))
+    broker.settle()
+    assert late.now is None
