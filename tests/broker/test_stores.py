@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -516,6 +517,16 @@ def test_what_could_not_be_synced_is_not_there(tmp_path: Path, monkeypatch: pyte
     again = Kept(RocksStore(tmp_path / "s", sync=True))
     assert dict(again.scan(*EVERYTHING)) == before
     again.close()
+
+
+def test_a_store_that_is_opened_again_has_the_filters_and_the_memory_of_a_new_one(tmp_path: Path) -> None:
+    for _ in range(2):
+        store = RocksStore(tmp_path / "s", sync=False)
+        store.commit(write(a="1"))
+        log = (tmp_path / "s" / "LOG").read_text()
+        store.close()
+        assert "filter_policy: bloomfilter" in log
+        assert re.search(r"capacity : 67108864\n", log)
 
 
 def test_a_store_that_could_not_write_can_be_closed(tmp_path: Path, small_files: Callable[[int], None]) -> None:

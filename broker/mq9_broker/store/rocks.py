@@ -13,6 +13,7 @@ from typing import cast
 
 from rocksdict import (
     AccessType,
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     DBCompressionType,
@@ -40,10 +41,15 @@ _ROOM = 8 * _MIB
 
 def _options() -> Options:
     table = BlockBasedOptions()
-    table.set_block_cache(Cache(32 * _MIB))
-    table.set_cache_index_and_filter_blocks(True)
-    table.set_bloom_filter(10, False)
+    table.set_block_cache(Cache(64 * _MIB))
     table.set_block_size(16 * 1024)
+    table.set_bloom_filter(10, False)
+    # indexes and filters have no bound but the cache's. In parts, of which a look-up needs two: whole ones of hundreds
+    # of KiB push each other out, and every look-up reads them anew
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_index_type(BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_metadata_block_size(4096)
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_block_based_table_factory(table)
@@ -126,7 +132,10 @@ class RocksStore:
 
     def _open(self, access: AccessType) -> Rdict:
         try:
-            return Rdict(str(self._path), _options(), access_type=access)
+            options = _options()
+            # (unless the column family is named, rocksdict opens a store that is there already without our cache and
+            # without filters)
+            return Rdict(str(self._path), options, {"default": options}, access)
         except Exception as cause:
             raise StoreError(f"cannot open the store in {self._path}: {cause}") from cause
 
