@@ -117,7 +117,7 @@ class Group:
         self.unfinished = False
         for tier in tiers:
             returned = self._returned[tier]
-            while returned and limit:
+            while returned and limit and returned[0] <= upto:
                 msg_id = heappop(returned)
                 if not self._is_back(msg_id):
                     continue
@@ -392,7 +392,7 @@ class Group:
 
     def roll_back(self) -> bool:
         """A commit failed: the stored position again, and what members have beyond it is still theirs. False when the
-        group was not stored before and nobody has anything of it: then it does not exist."""
+        group was not stored before and nobody ever had anything of it: then it does not exist."""
         self._changed = False
         mailbox, given = self.mailbox, self._upto
         self._upto = [0, 0, 0, 0]
@@ -413,10 +413,11 @@ class Group:
         self._doomed = {msg_id: reason for msg_id, reason in doomed.items() if msg_id in self._holes}
         self.leases.keep(self._holes)
         self._order()
-        if value is None and self.in_use:
+        wanted = self.in_use or bool(self.leases.deliveries)
+        if value is None and wanted:
             mailbox.group_count += 1
             self._change()
-        return value is not None or self.in_use
+        return value is not None or wanted
 
     def unused(self, when: int) -> bool:
         """Whether nobody has used it for so long that it may go. `when` is now; a member that is there is a use."""

@@ -769,6 +769,25 @@ def test_what_a_new_group_gave_out_before_it_was_stored_is_not_given_twice(
     assert member.bodies(sid) == []
 
 
+def test_what_a_fetch_had_no_place_for_is_not_pushed_before_it_is_stored(
+    broker: Broker, store: FaultyStore, box: str
+) -> None:
+    client, member = broker.client(), broker.client(pong=False)
+    client.create(name="jobs", ttl=0)
+    store.by_hand = True
+    client.feed(pub("MAILBOX.box", b"x"))
+    broker.settle()
+    client.feed(pub("MAILBOX.jobs", b"one") + pub("MAILBOX.jobs", b"two"))
+    client.ask("MSG.FETCH.jobs", fetching("g", limit=1))
+    sid = member.subscribe("INBOX.jobs", "g")
+    store.land()
+    broker.settle()
+    assert member.bodies(sid) == []
+    store.land()
+    broker.settle()
+    assert member.bodies(sid) == ["two"]
+
+
 def test_what_could_not_be_kept_is_nowhere(broker: Broker, store: FaultyStore, box: str) -> None:
     """Neither on disk nor in memory, though both could be read while the disk was at it."""
     client = broker.client()
