@@ -466,9 +466,7 @@ class Hub:
         while group.room > 0:
             ready = [member for member in group.members if member.ready]
             if not ready:
-                if any(member.ready_soon for member in group.members):
-                    self.stir(group.mailbox)
-                return
+                break
             tiers = tuple(sorted({tier for member in ready for tier in member.tiers}))
             for tier, msg_id, value in group.take(tiers, group.room, group.mailbox.visible, now):
                 member = group.next_member(tier)
@@ -479,7 +477,10 @@ class Hub:
             else:
                 if group.unfinished:
                     self.stir(group.mailbox)
-                return
+                break
+        # who has been given enough for this turn may be the only one that reads what is left
+        if any(member.ready_soon and not member.ready for member in group.members):
+            self.stir(group.mailbox)
 
     def drain(self, now: int) -> None:
         """One slice for every feed that is behind and whose socket takes it, as many as a share of time allows."""

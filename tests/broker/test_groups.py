@@ -56,6 +56,20 @@ def ack(client: Client, *msg_ids: int, group: str = "g", **fields: object) -> st
     return error
 
 
+def test_a_member_gets_its_own_tiers_after_a_long_answer_though_others_are_ready(
+    broker: Broker, client: Client
+) -> None:
+    """It had enough for that turn, and the others don't read what is left."""
+    everything, urgent = broker.client(pong=False), broker.client(pong=False)
+    urgent.subscribe("INBOX.box.high", "g")
+    sid = everything.subscribe("INBOX.box", "g")
+    put(client, "x" * 100_000)
+    assert everything.bodies(sid) == ["x" * 100_000]
+    everything.ask("MAILBOX.QUERY.box")
+    put(client, "later")
+    assert everything.bodies(sid) == ["later"]
+
+
 # ---- leases ----
 
 
