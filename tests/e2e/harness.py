@@ -212,6 +212,10 @@ class Wire:
     def send(self, data: bytes | str) -> None:
         self.socket.sendall(data.encode() if isinstance(data, str) else data)
 
+    def ready(self, within: float) -> bool:
+        """Whether there is something to read within so many seconds."""
+        return self._at < len(self._buffer) or bool(select.select([self.socket], [], [], within)[0])
+
     def receive(self, limit: int = 65536) -> bytes:
         """What is there, waiting for at least a byte; nothing once the server has closed the connection."""
         try:

@@ -82,9 +82,6 @@ class Sent:
             if other is not self and (self.box.latest or other.key == self.key) and not 0 < other.msg_id <= self.msg_id
         ]
 
-    def is_gone(self, now: int) -> bool:
-        return self.deleted or self.expires <= now
-
 
 @dataclass(eq=False)
 class Lease:
@@ -141,7 +138,8 @@ class Group:
         if lease is not None and not same:
             require(not lease.holds or lease.until <= now, "with two members within one lease:", what)
         # (an acknowledgement that could not be stored has forgotten them)
-        count = 0 if troubled and msg_id in self.maybe else self.counts.get(msg_id, 0)
+        forgotten = troubled and (msg_id in self.maybe or msg_id in self.termed or not box.explicit)
+        count = 0 if forgotten else self.counts.get(msg_id, 0)
         if lease is not None and same and deliveries > self.counts.get(msg_id, 0):
             require(not lease.holds or lease.until <= now, "given again within its lease:", what)
         require(deliveries > count or (same and deliveries == count), "deliveries are not counted:", what, deliveries)
@@ -189,6 +187,16 @@ class Box:
 
     def group(self, name: str) -> Group:
         return self.groups.setdefault(name, Group(self, name))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was known when a look at a mailbox was asked for: what it must show, and what it must not."""
+
+    box: Box
+    asked: int
+    required: Mapping[Identity, Rank]
+    deleted: set[Identity]
 
 
 class Ledger:
@@ -309,17 +317,16 @@ class Ledger:
                 found.setdefault(("sent", sent.number), (sent.tier, sent.msg_id or NEVER))
         return found
 
+    def look(self, box: Box, now: int, required: Mapping[Identity, Rank] | None = None) -> Look:
+        """What is known as somebody asks for what there is (or for `required` of it)."""
+        return Look(box, now, self.required(box, now) if required is None else required, self.deleted(box))
+
     def check_page(
-        self,
-        box: Box,
-        messages: Iterable[Mapping[str, Any]],
-        required: Mapping[Identity, Rank],
-        full: bool,
-        asked: int,
-        now: int,
+        self, look: Look, messages: Iterable[Mapping[str, Any]], full: bool, now: int
     ) -> dict[Identity, Rank]:
-        """An answer to a QUERY or FETCH that was asked at `asked`: in order, all of `required` up to its last message
-        (of all there is when `full`), nothing that was gone."""
+        """An answer to a QUERY or FETCH: in order, all that is required up to its last message (of all there is when
+        `full`), nothing that was gone."""
+        box = look.box
         found: dict[Identity, Rank] = {}
         keys: set[str] = set()
         for message in messages:
@@ -328,23 +335,27 @@ class Ledger:
             identity = self.observe(box, msg_id, word, message["payload"], headers, now)
             require(identity not in found, "twice in one answer:", box, identity)
             found[identity] = RANK[word], msg_id
-            self.check_living(identity, asked)
+            self.check_living(identity, look.asked, identity in look.deleted)
             key = headers.get("mq9-key")
             require(key not in keys, "two messages of one key:", box, key)
             keys |= {key} if key else set()
         ranks = list(found.values())
         require(ranks == sorted(ranks), "out of order:", box, ranks)
         require(not box.latest or len(found) <= 1, "more than the newest:", box, ranks)
-        for identity, rank in required.items():
+        for identity, rank in look.required.items():
             if full or (ranks and rank < ranks[-1]):
                 require(identity in found, "lost:", box, identity, "shown are", list(found))
         return found
 
-    def check_living(self, identity: Identity, when: int) -> None:
+    def check_living(self, identity: Identity, when: int, deleted: bool) -> None:
         """It was shown as of `when`."""
         if identity[0] == "sent":
             sent = self.sent[identity[1]]
-            require(not sent.is_gone(when), "shown after its end:", sent)
+            require(not deleted and sent.expires > when, "shown after its end:", sent)
+
+    def deleted(self, box: Box) -> set[Identity]:
+        """What its owner was told is deleted."""
+        return {("sent", sent.number) for sent in box.sent if sent.deleted}
 
     # the end
 

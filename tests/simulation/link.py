@@ -205,7 +205,7 @@ class Link:
         headers = frame.headers
         msg_id = int(headers["mq9-msg-id"])
         identity = self.ledger.observe(box, msg_id, headers["mq9-priority"], frame.body, headers, now)
-        self.ledger.check_living(identity, now)
+        self.ledger.check_living(identity, now, identity in self.ledger.deleted(box))
         tier, _ = rank = box.ranks[identity]
         require(tier in subscription.tiers, "not what was subscribed to:", subscription.subject, identity)
         if subscription.group is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from broker.inprocess import AI, Broker, FaultyStore
 from mq9_broker.clock import ManualClock
-from simulation.ledger import DEDUP_MS, NEVER, RANK, Box, Broken, Group, Identity, Ledger, Rank, Sent, require
+from simulation.ledger import DEDUP_MS, NEVER, RANK, Box, Group, Identity, Ledger, Rank, Sent, require
 from simulation.link import LISTENER, Held, Link, Subscription, tiers_of
 
 AGENTS = 3
@@ -258,15 +258,13 @@ class World:
             self._look(link, *found)
 
     def _look(self, link: Link, box: Box, address: str, into: dict[Box, dict[Identity, Rank]] | None = None) -> None:
-        now, required = self.clock.now(), self.ledger.required(box, self.clock.now())
+        look = self.ledger.look(box, self.clock.now())
 
         def answered(answer: dict[str, Any]) -> None:
             if answer["error"]:
                 self._check_refusal(box, answer["error"])
                 return
-            found = self.ledger.check_page(
-                box, answer["messages"], required, "next" not in answer, now, self.clock.now()
-            )
+            found = self.ledger.check_page(look, answer["messages"], "next" not in answer, self.clock.now())
             require("next" in answer or answer["unread"] == len(found), "counted wrongly:", box, answer["unread"])
             require(not box.max_msgs or answer["unread"] <= box.max_msgs, "above max_msgs:", box, answer["unread"])
             if into is not None:
@@ -290,14 +288,14 @@ class World:
         self._fetch(link, box.group(name), member, limit, wait, done)
 
     def _read(self, link: Link, box: Box, limit: int, wait: int) -> None:
-        now, required = self.clock.now(), self.ledger.required(box, self.clock.now())
+        look = self.ledger.look(box, self.clock.now())
 
         def answered(answer: dict[str, Any]) -> None:
             if answer["error"]:
                 self._check_refusal(box, answer["error"])
                 return
             full = len(answer["messages"]) < limit and not answer["more"]
-            self.ledger.check_page(box, answer["messages"], required, full, now, self.clock.now())
+            self.ledger.check_page(look, answer["messages"], full, self.clock.now())
 
         config = {"num_msgs": limit, "max_wait_ms": wait}
         link.ask(f"MSG.FETCH.{box.mail_id}", {"config": config}, answered)
@@ -305,7 +303,7 @@ class World:
     def _fetch(self, link: Link, group: Group, member: str, limit: int, wait: int, done: list[Held]) -> None:
         box, now = group.box, self.clock.now()
         acks = [each.msg_id for each in done]
-        available = self._available(group) if not acks and not member else {}
+        look = self.ledger.look(box, now, self._available(group) if not acks and not member else {})
         link.fetching[group] = link.fetching.get(group, 0) + 1
         self._note_acks(link, group, acks, member)
 
@@ -325,7 +323,7 @@ class World:
                 )
             if not member:
                 full = len(messages) < limit and not answer["more"]
-                self.ledger.check_page(box, messages, available, full, now, self.clock.now())
+                self.ledger.check_page(look, messages, full, self.clock.now())
             for message in messages:
                 deliveries = int(message["headers"]["mq9-deliveries"])
                 group.give(
