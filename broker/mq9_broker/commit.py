@@ -112,10 +112,11 @@ class Committer:
     def _let_on(self) -> None:
         """Let those go on who wait, as many as a share of time allows."""
         self._letting = False
-        until = self._clock.elapsed() + self._hub.share
+        hub = self._hub
+        until = hub.elapsed() + hub.share
         while self._waiting and not self.congested:
             self._waiting.popleft()()
-            if self._clock.elapsed() >= until:
+            if hub.elapsed() >= until:
                 break
         self._let_on_soon()
 

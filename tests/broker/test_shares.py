@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.inprocess import AI, OPTIONS, Broker, Client, FaultyStore, by_name, entries, fetching, pub
-from mq9_broker import commit, feeds, group, hub, messages, sweep
+from mq9_broker import commit, feeds, group, hub, messages
 from mq9_broker.auth import Users
 from mq9_broker.dialects import reading
 from mq9_broker.model import Limits
+from mq9_broker.sweep import Sweep
 
 QUERIES = 20
 
@@ -135,16 +137,21 @@ def test_a_stream_means_the_same_however_little_is_done_at_once(cuts: list[int],
     assert heard[0].count(b"heard twice") == 8
 
 
-def test_a_run_to_many_subscriptions_of_one_client_is_done_in_pieces(broker: Broker) -> None:
-    sender, other = broker.client(), broker.client()
-    sender.send(b"".join(b"SUB a %d\r\n" % number for number in range(5)))
-    sender.feed(pub("=a", b"x") * 10)
-    other.feed(b"PING\r\n")
-    broker.loop.turn()
-    assert answered(other) == ["PONG"]
-    assert len(sender.take()) <= 10
-    broker.settle()
-    assert sender.session.out_msgs == 50
+@pytest.mark.parametrize("subscribe", [b"SUB a %d\r\n", b"SUB a workers%d 9%d\r\n"])
+@pytest.mark.parametrize("sizes", [(1,), (1, 2)])
+def test_what_many_subscriptions_of_one_client_hear_is_done_in_pieces(
+    broker: Broker, subscribe: bytes, sizes: tuple[int, ...]
+) -> None:
+    sender = broker.client()
+    sender.send(b"".join(subscribe.replace(b"%d", b"%d" % number) for number in range(5)))
+    # the stopwatch goes on by a second whenever it is looked at
+    seconds = itertools.count()
+    broker.hub.elapsed = lambda: next(seconds)
+    broker.hub.share = 3
+    sender.feed(b"".join(pub("=a", b"x" * size) for size in sizes) * 12)
+    heard = [len(sender.bodies()) for _ in turns(broker)] + [len(sender.bodies())]
+    assert max(heard) <= 15
+    assert sum(heard) == 60 * len(sizes)
 
 
 def test_what_is_wrong_ends_a_client_behind_what_came_before(broker: Broker, box: str) -> None:
@@ -235,19 +242,21 @@ def test_feeds_of_many_clients_take_turns(broker: Broker, box: str) -> None:
 def test_feeds_of_one_client_take_turns(broker: Broker, box: str) -> None:
     sender, reader = broker.client(), broker.client()
     sender.put("box", "stored")
+    broker.hub.share = 1
     reader.feed(b"".join(f"SUB {AI}INBOX.box {sid}\r\n".encode() for sid in range(50)))
-    for _ in turns(broker):
-        sender.feed(b"PING\r\n")
+    broker.hub.share = 0
+    heard = [len(reader.bodies()) for _ in turns(broker)] + [len(reader.bodies())]
+    assert max(heard) == 1
+    assert sum(heard) == 50
     sender.put("box", "live")
-    assert reader.bodies() == ["stored"] * 50 + ["live"] * 50
-    assert broker.loop.resting
+    assert reader.bodies() == ["live"] * 50
 
 
 @pytest.fixture
 def unswept(monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A client of a broker that has 50 expired messages and 30 expired names before what lives, takes them away very
-    slowly, and looks at five for one answer."""
-    monkeypatch.setattr(sweep, "STEP", 1)
+    """A client of a broker that has 50 expired messages and 30 expired names before what lives, which nobody takes
+    away, and looks at five for one answer."""
+    monkeypatch.setattr(Sweep, "due", lambda *_: False)
     broker = Broker()
     client = broker.client()
     client.create(name="box", public=True, ttl=0)
@@ -265,11 +274,7 @@ def unswept(monkeypatch: pytest.MonkeyPatch) -> Client:
 def test_a_fetch_that_waits_goes_on_looking(unswept: Client) -> None:
     client, broker = unswept, unswept.broker
     asked = [client.ask("MSG.FETCH.box", fetching(name, wait=5000)) for name in ("", "g")]
-    looked = 0
-    while any(answer.now is None for answer in asked):
-        broker.loop.turn()
-        looked += 1
-    assert 5 < looked < 20
+    assert 5 < sum(1 for _ in turns(broker)) < 20
     assert [entries(answer.now or {}) for answer in asked] == [[(51, "lives")]] * 2
 
 
@@ -283,13 +288,15 @@ def test_a_fetch_that_does_not_wait_says_that_there_may_be_more(unswept: Client)
 
 
 def test_a_queue_goes_on_looking(unswept: Client) -> None:
-    sid = unswept.subscribe("INBOX.box", "workers")
-    assert unswept.bodies(sid) == ["lives"]
+    unswept.feed(f"SUB {AI}INBOX.box workers all\r\n".encode())
+    assert 5 < sum(1 for _ in turns(unswept.broker)) < 20
+    assert unswept.bodies("all") == ["lives"]
 
 
 def test_a_feed_goes_on_looking(unswept: Client) -> None:
-    sid = unswept.subscribe("INBOX.box")
-    assert unswept.bodies(sid) == ["lives"]
+    unswept.feed(f"SUB {AI}INBOX.box all\r\n".encode())
+    assert 5 < sum(1 for _ in turns(unswept.broker)) < 20
+    assert unswept.bodies("all") == ["lives"]
 
 
 def test_the_directory_goes_on_looking(unswept: Client) -> None:
@@ -298,11 +305,14 @@ def test_the_directory_goes_on_looking(unswept: Client) -> None:
     client.feed(f"SUB {AI}PUBLIC.LIST all\r\n".encode())
     broker.loop.turn()
     assert first.now is not None
+    assert 3 < sum(1 for _ in turns(broker)) < 20
     assert first.now["mailboxes"] == []
     assert first.now["next"] == "a12"
-    broker.settle()
-    (listed,) = client.request("PUBLIC.LIST", {"after": first.now["next"]})["mailboxes"]
-    assert listed["mail_id"] == "box"
+    page, listed = first.now, []
+    while "next" in page:
+        page = client.request("PUBLIC.LIST", {"after": page["next"]})
+        listed += page["mailboxes"]
+    assert [entry["mail_id"] for entry in listed] == ["box"]
     assert [line for line in by_name(frame.json for frame in client.take("all")) if line[0] == "created"] == [
         ("created", "box")
     ]
@@ -356,6 +366,7 @@ def test_who_fills_his_own_connection_meanwhile_goes_too(monkeypatch: pytest.Mon
     sender.feed(pub("MAILBOX.box", b"next", reply="_INBOX.c1.sent") + pub("=a", b"x" * 1000) + b"PING\r\n")
     broker.settle()
     assert sender.gone
+    assert not broker.hub.promises
     store.land(failed="no space")
     broker.settle()
     store.by_hand = False

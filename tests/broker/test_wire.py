@@ -313,6 +313,24 @@ def test_many_frames_of_a_chunk_cost_the_same_in_every_letter_case() -> None:
     assert max(costs) < 100, costs
 
 
+def test_who_has_enough_gets_the_rest_later() -> None:
+    run = [b"PUB a 1\r\n%d\r\n" % number for number in range(5)]
+    commands = [b"PUB b 1\r\nx\r\n", b"HPUB b 0 1\r\nx\r\n", b"SUB a 1\r\n", b"unsub 1 2\r\n", *run, b"PUB b 0\r\n\r\n"]
+    for every in range(1, len(commands)):
+        recorder = Recorder(every)
+        parser = wire.Parser(recorder, PAYLOAD, LINE)
+        done = []
+        more = parser.feed(b"".join(commands) + b"PUB b 1\r\n")
+        while more:
+            done.append(len(recorder.calls))
+            more = parser.feed(b"")
+        # (at the end of a run of equal ones it may be one more)
+        assert [count for count in done if count < 9] == [*range(every, 9, every)]
+        # what had begun goes on
+        parser.feed(b"x\r\n")
+        assert recorder.calls == parse([*commands, b"PUB b 1\r\nx\r\n"])[0]
+
+
 # ---- random streams ----
 
 _blanks = st.sampled_from([b" ", b"\t", b"  ", b" \t "])
