@@ -111,6 +111,11 @@ def _check(config: Config) -> None:
         raise StartError(
             f"tls_optional needs INFO before TLS: tls_handshake is {config.tls_handshake!r}, leave it out", BAD_SETTINGS
         )
+    default = Config()
+    for port, others in (("ws_port", ("ws_host", "ws_origins")), ("monitor_port", ("monitor_host",))):
+        for name in others:
+            if getattr(config, port) is None and getattr(config, name) != getattr(default, name):
+                raise StartError(f"{name} says how {port} is served, and there is none: set {port} too", BAD_SETTINGS)
 
 
 Setting = Callable[[str, Any, str], Any]

@@ -23,6 +23,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mq9_broker import __version__, reports
 from mq9_broker.addresses import without_secrets
@@ -39,6 +40,9 @@ from mq9_broker.server import Server
 from mq9_broker.tally import tally
 
 _PATIENCE = 2.0
+#: Seconds in which a connection has to ask something, and how many there may be.
+_ASK_SECONDS = 5.0
+_MOST_VISITS = 256
 _log = logging.getLogger(__name__)
 
 #: How much of a report is sent at a time, in characters.
@@ -87,7 +91,7 @@ class Monitor:
                 self._application(
                     frozenset((host.lower(), "localhost")) if is_local(listener.getsockname()[0]) else None
                 ),
-                http="h11",
+                http=_Visit,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -177,6 +181,34 @@ class Monitor:
         self._asked[request.url.path.replace("/subscriptionsz", "/subsz")] += 1
         # of a repeated name the first counts
         return QueryString(dict(reversed(request.query_params.multi_items())))
+
+
+class _Visit(H11Protocol):
+    """A connection to the port. There are only so many, and none stays that asks nothing: each holds an open file, and
+    the store needs files too."""
+
+    _watch: asyncio.TimerHandle | None = None
+    _answered: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        if len(self.connections) > _MOST_VISITS:
+            transport.abort()
+        else:
+            self._watch = self.loop.call_later(_ASK_SECONDS, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        if self.cycle is self._answered:
+            self.transport.abort()
+            return
+        if self.cycle is not None and self.cycle.response_complete:
+            self._answered = self.cycle
+        self._watch = self.loop.call_later(_ASK_SECONDS, self._look)
 
 
 class _Http(uvicorn.Server):

@@ -162,3 +162,16 @@ def test_empty_is_not_a_place(name: str) -> None:
 
 def test_a_broker_that_was_started_by_itself_may_stay(tmp_path: Path) -> None:
     assert load(None, {}, {"idle_exit": 0}).idle_exit == 0
+
+
+@pytest.mark.parametrize(
+    ("port", "name", "value"),
+    [
+        ("ws_port", "ws_host", "0.0.0.0"),
+        ("ws_port", "ws_origins", "https://app.example"),
+        ("monitor_port", "monitor_host", "::"),
+    ],
+)
+def test_a_setting_of_a_port_that_there_is_not(port: str, name: str, value: str) -> None:
+    assert wrong(**{name: value}) == f"{name} says how {port} is served, and there is none: set {port} too"
+    assert load(None, {}, {name: value, port: 0}) != Config()

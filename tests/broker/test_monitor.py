@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import anyio
 import pytest
+from anyio.abc import SocketStream
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -626,3 +627,33 @@ def test_spans(ms: int, text: str) -> None:
 )
 def test_durations(ms: float, text: str) -> None:
     assert times.duration(ms) == text
+
+
+async def read_to_the_end(visit: SocketStream) -> None:
+    while True:
+        await visit.receive()
+
+
+async def test_who_asks_nothing_does_not_stay(
+    anyio_backend: str, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mq9_broker.monitor._MOST_VISITS", 3)
+    monkeypatch.setattr("mq9_broker.monitor._ASK_SECONDS", 0.1)
+    monitor = Monitor(broker.server, broker.committer, Config(data_dir=tmp_path, monitor_port=0), broker.clock)
+    await monitor.start()
+    visits = [await anyio.connect_tcp("127.0.0.1", monitor.port) for _ in range(4)]
+    try:
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)), anyio.fail_after(10):
+            await visits[3].receive()  # one too many
+        await visits[0].send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with anyio.fail_after(10):
+            assert (await visits[0].receive()).startswith(b"HTTP/1.1 200 ")
+        await visits[1].send(b"GET / HT")
+        for visit in visits[:3]:
+            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)), anyio.fail_after(10):
+                await read_to_the_end(visit)
+        assert (await http(monitor.port, "/", "GET")).status == 200
+    finally:
+        for visit in visits:
+            await visit.aclose()
+        await monitor.stop()
