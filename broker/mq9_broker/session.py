@@ -206,7 +206,7 @@ class Session:
             return self.hub.publish(self, subject, reply, header, payload)
         hub = self.hub
         # (one delivery costs no more than its message)
-        return hub.route(self, subject, reply, header, payload) > 1 and hub.elapsed() >= hub.until
+        return hub.router.route(self, subject, reply, header, payload) > 1 and hub.elapsed() >= hub.until
 
     def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> int:
         if self.talkative or subject[:8] == _PREFIX:
@@ -219,7 +219,7 @@ class Session:
             raise ProtocolError(None)
         self.in_msgs += len(bodies)
         self.in_bytes += len(bodies) * len(bodies[0])
-        return self.hub.route_run(self, subject, reply, header_size, bodies)
+        return self.hub.router.route_run(self, subject, reply, header_size, bodies)
 
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> bool:
         self.stirring = True
@@ -351,7 +351,7 @@ class Session:
         # client libraries ask with one subscription to inbox.*
         found = [*by_subject.get(subject[: subject.rfind(b".") + 1] + b"*", ())]
         if self._other_wildcards:
-            found = self.hub.heard_by(self, subject)
+            found = self.hub.router.heard_by(self, subject)
         elif subject in by_subject and subject[-2:] != b".*":
             found += by_subject[subject]
         for subscription in found:

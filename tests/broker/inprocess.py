@@ -429,7 +429,7 @@ class Broker:
         self.hub, self.committer = runner.build(
             self.disk, self.memory, limits or Limits(), self.clock, self.random.randbytes, self.loop
         )
-        self.hub._choose.seed(seed)
+        self.hub.router.chance = Random(seed).random
         self.server = Server(self.hub, self.committer, "127.0.0.1", 4222, users or Users(), None)
         self.alarm = Alarm(self.hub, self.committer, self.clock, self.loop)  # type: ignore[arg-type]
         self.alarm.set()

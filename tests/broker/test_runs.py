@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.inprocess import OPTIONS, Broker, Client, FaultyStore, pub
-from mq9_broker import hub
+from mq9_broker import router
 from mq9_broker.model import Limits
 
 LINES = b"A: b\r\n"
@@ -220,7 +220,7 @@ def test_stored_messages_are_counted(options: dict[str, object]) -> None:
 @pytest.mark.parametrize("count", [1, 40], ids=["one", "a run"])
 def test_many_subscribers_do_not_multiply_a_chunk_in_memory(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """What was said is written on the way; everybody gets all of it, once and in order."""
-    monkeypatch.setattr(hub, "_MAX_PUSHED", 5000)
+    monkeypatch.setattr(router, "_MAX_PUSHED", 5000)
     broker = Broker()
     sender, *listeners = (broker.client() for _ in range(21))
     for number, listener in enumerate(listeners):
@@ -240,7 +240,7 @@ def test_many_subscribers_do_not_multiply_a_chunk_in_memory(monkeypatch: pytest.
 
 def test_a_slow_consumer_gets_no_more_of_what_it_did_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client may have many subscriptions to a subject: making a large message for each of them takes long."""
-    monkeypatch.setattr(hub, "_MAX_PUSHED", 5000)
+    monkeypatch.setattr(router, "_MAX_PUSHED", 5000)
     broker = Broker(limits=Limits(max_pending=8000))
     sender, slow, quick = (broker.client() for _ in range(3))
     slow.send(b"".join(b"SUB a %d\r\n" % number for number in range(1000)))
@@ -254,7 +254,7 @@ def test_a_slow_consumer_gets_no_more_of_what_it_did_not_take(monkeypatch: pytes
 
 
 def test_a_turn_that_ends_early_is_stored_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_MAX_PUSHED", 5000)
+    monkeypatch.setattr(router, "_MAX_PUSHED", 5000)
     store = FaultyStore()
     broker = Broker(store)
     sender, *listeners = (broker.client() for _ in range(4))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.inprocess import AI, OPTIONS, Broker, Client, FaultyStore, by_name, entries, fetching, pub
-from mq9_broker import commit, feeds, group, hub, messages
+from mq9_broker import commit, feeds, group, messages, router
 from mq9_broker.auth import Users
 from mq9_broker.dialects import reading
 from mq9_broker.model import Limits
@@ -325,7 +325,7 @@ def test_what_a_fan_out_leaves_in_memory_is_bounded_while_a_batch_is_on_its_way(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It can't be written then: who does not read goes, and who sends waits."""
-    monkeypatch.setattr(hub, "_MAX_PUSHED", 5000)
+    monkeypatch.setattr(router, "_MAX_PUSHED", 5000)
     monkeypatch.setattr(commit, "MAX_GATHERING", 4000)
     store = FaultyStore()
     broker = Broker(store, limits=Limits(max_pending=20_000))
@@ -353,7 +353,7 @@ def test_what_a_fan_out_leaves_in_memory_is_bounded_while_a_batch_is_on_its_way(
 
 
 def test_who_fills_his_own_connection_meanwhile_goes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_MAX_PUSHED", 5000)
+    monkeypatch.setattr(router, "_MAX_PUSHED", 5000)
     monkeypatch.setattr(commit, "MAX_GATHERING", 4000)
     store = FaultyStore()
     broker = Broker(store, limits=Limits(max_pending=20_000))

@@ -123,6 +123,9 @@ class Frames:
         stream = dial(port_of(url), receive_buffer=receive_buffer)
         options = {"proxy": None, "max_size": None, "ping_interval": None, "close_timeout": 2, **options}
         self._timeout: float | None = None
+        if "ssl" in options:
+            # (the two threads of this client hang now and then on what TLS 1.3 sends after its handshake)
+            options["ssl"].maximum_version = ssl.TLSVersion.TLSv1_2
         with ExitStack() as until_open:
             until_open.callback(stream.close)
             self.client: ClientConnection = until_open.enter_context(connect(url, sock=stream, **options))

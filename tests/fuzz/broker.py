@@ -18,7 +18,7 @@ from zlib import crc32
 
 from broker.inprocess import AI, Broker, Client, pub
 from fuzz.parser import pieces
-from mq9_broker import hub
+from mq9_broker import router
 from mq9_broker.model import Limits
 
 #: The longest input that is worth its time.
@@ -52,7 +52,7 @@ _ERRORS = (
 
 
 def check(data: bytes) -> None:
-    with no_defect(), patch.object(hub, "_MAX_PUSHED", 512):
+    with no_defect(), patch.object(router, "_MAX_PUSHED", 512):
         scene = Scene()
         scene.play(data)
         scene.end()
@@ -79,7 +79,7 @@ class Scene:
         self.broker.server.id = "MQ9FUZZ"
         # (a run of messages draws its lots in another order than one by one)
         lots = _First()
-        self.broker.hub._choose, self.broker.hub._chance = lots, lots.random
+        self.broker.hub.router.chance = lots.random
         self.clients = [self.broker.client()]
         settle_in(self.clients[0])
         self.neighbour = Neighbour(self.broker)

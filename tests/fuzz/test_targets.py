@@ -122,7 +122,7 @@ def test_a_neighbour_who_hears_too_much_is_noticed(monkeypatch: pytest.MonkeyPat
     publish = Native.publish
 
     def loud(self: Native, session: Any, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> bytes | None:
-        self._hub.route(session, subject, reply, header, payload)
+        self._hub.router.route(session, subject, reply, header, payload)
         return publish(self, session, subject, reply, header, payload)
 
     monkeypatch.setattr(Native, "publish", loud)
@@ -132,7 +132,7 @@ def test_a_neighbour_who_hears_too_much_is_noticed(monkeypatch: pytest.MonkeyPat
 
 def test_an_answer_that_goes_to_whom_it_names_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def anywhere(self: Session, subject: bytes, payload: bytes) -> None:
-        self.hub.route(self, subject, b"", b"", payload)
+        self.hub.router.route(self, subject, b"", b"", payload)
 
     monkeypatch.setattr(Session, "reply", anywhere)
     with pytest.raises(AssertionError, match="error"):

@@ -249,7 +249,7 @@ class Native:
             wanted = self._mailboxes.patterns.matching(request.route.shown[_DOMAIN:])
             if wanted:
                 self._keep_broadcast(request, wanted)
-        hub.route(request.session, subject, request.reply, header, request.payload)
+        hub.router.route(request.session, subject, request.reply, header, request.payload)
 
     def _keep_broadcast(self, request: Request, wanted: Iterable[str]) -> None:
         """Store a broadcast into the mailboxes of these addresses that have room."""
