@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Protocol
@@ -76,7 +77,8 @@ class Hub:
         #: why the store does not take writes, empty when it does
         self.refusing = ""
         self.touched: list[Session] = []
-        self.draining: dict[Session, None] = {}
+        #: who has feeds that are behind, and how many of these have yet to be looked at: None is all
+        self.draining: dict[Session, int | None] = {}
         self.wake_up: Callable[[], None] = _nobody
         #: ends the turn now, between two deliveries: what was said so far is written and takes no more memory
         self.end_turn: Callable[[], None] = _nobody
@@ -353,35 +355,37 @@ class Hub:
 
     def drain(self, now: int) -> None:
         """One slice for every feed that is behind and whose socket takes it, as many as a share of time allows."""
-        until = self.elapsed() + self.share
+        # (each commit that fails makes feeds look again: those would never be done)
+        until = math.inf if self.refusing else self.elapsed() + self.share
         for session in list(self.draining):
             if session.paused or session.closed:
                 continue
-            more = self._drain(session, until, now)
+            left = self._drain(session, until, now)
             self.draining.pop(session, None)
-            if more:
+            if left != 0:
                 # it goes to the back: clients take turns
-                self.draining[session] = None
+                self.draining[session] = left
             if self.elapsed() >= until:
                 break
         if any(not session.paused for session in self.draining):
             self.wake_up()
 
-    def _drain(self, session: Session, until: float, now: int) -> bool:
-        """One slice for the feeds of a client; whether there is more."""
+    def _drain(self, session: Session, until: float, now: int) -> int | None:
+        """One slice for the feeds of a client; how many have yet to be looked at."""
         more = False
-        behind = [feed for feed in session.feeds if not feed.live]
+        behind = [feed for feed in session.feeds if not feed.live][: self.draining[session]]
         for number, feed in enumerate(behind, 1):
             if session.owed >= SLICE:
-                return True
+                return None
             if feed.drain(now):
-                # it goes to the back: the feeds of a client take turns
-                session.feeds.pop(feed, None)
-                session.feeds[feed] = None
                 more = True
+            if feed in session.feeds:
+                # it goes to the back: the feeds of a client take turns
+                del session.feeds[feed]
+                session.feeds[feed] = None
             if self.elapsed() >= until:
-                return more or number < len(behind)
-        return more
+                return None if more else len(behind) - number
+        return None if more else 0
 
     def resume(self, session: Session) -> None:
         """The client's socket takes data again."""

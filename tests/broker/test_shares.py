@@ -252,6 +252,19 @@ def test_feeds_of_one_client_take_turns(broker: Broker, box: str) -> None:
     assert reader.bodies() == ["live"] * 50
 
 
+def test_feeds_of_what_is_over_hold_nobody_up(broker: Broker, box: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sweep, "due", lambda *_: False)
+    client = broker.client()
+    over = [client.mailbox(ttl=10) for _ in range(3)]
+    broker.hub.share = 1
+    client.put("box", "lives")
+    client.feed(b"".join(f"SUB {AI}INBOX.{name} {sid}\r\n".encode() for sid, name in enumerate([*over, "box"])))
+    broker.hub.share = 0
+    broker.clock.advance(10)
+    assert sum(1 for _ in turns(broker)) < 20
+    assert client.bodies() == ["lives"]
+
+
 @pytest.fixture
 def unswept(monkeypatch: pytest.MonkeyPatch) -> Client:
     """A client of a broker that has 50 expired messages and 30 expired names before what lives, which nobody takes

@@ -71,7 +71,7 @@ def check(data: bytes) -> None:
 
 class Scene:
     """A neighbour with mailboxes and subscriptions, and a few clients that send what they like. `heard` is what each
-    connection got, `share` what a client may do in a turn, in seconds."""
+    connection got, `share` the seconds that a client may do something in a turn."""
 
     def __init__(self, share: float = 1.0) -> None:
         self.broker = Broker(limits=LIMITS)
