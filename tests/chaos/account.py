@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 #: The clocks of the processes are one clock, but what is written down is a moment old.
@@ -14,7 +15,7 @@ _MOMENT = 1.0
 
 @dataclass
 class Account:
-    """What happened to all messages. `got` and `done` hold (seconds, agent), `kills` (seconds, agent), "" the broker."""
+    """What happened to all messages. `got` and `kills` hold (seconds, agent), where the broker is ""."""
 
     ack_wait: float
     kills: list[tuple[float, str]]
@@ -48,11 +49,7 @@ class Account:
         everywhere = [message for messages in stored.values() for message in messages]
         found += [f"never sent: {message}" for message in {*self.got, *left, *everywhere} - self.tried]
         found += [f"lost: {message}" for message in self.sent - self.got.keys() - {*left}]
-        found += (
-            [f"stored twice: {message}" for message in everywhere if everywhere.count(message) > 1][:10]
-            if len(everywhere) != len({*everywhere})
-            else []
-        )
+        found += [f"stored twice: {message}" for message, times in Counter(everywhere).items() if times > 1]
         found += (
             [f"given to two readers at the end: {message}" for message in left] if len(left) != len({*left}) else []
         )
@@ -75,7 +72,7 @@ class Account:
     def _doubled(self, message: str, times: list[tuple[float, str]]) -> list[str]:
         done = min(self.done.get(message, [float("inf")]))
         found = [f"given out after it was acknowledged: {message}" for when, _ in times if when > done]
-        for (first, agent), (second, _) in zip(times, times[1:], strict=False):
+        for (first, agent), (second, _) in pairwise(times):
             if second - first < self.ack_wait - _MOMENT and not self._killed(agent, first - _MOMENT, second):
                 found.append(f"twice within one lease: {message} at {first:.3f} and {second:.3f}")
         return found
