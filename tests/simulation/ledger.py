@@ -388,7 +388,8 @@ class Ledger:
         groups = box.groups.values()
         if "acked" in sent.asked and undisturbed:
             for group in groups:
-                if msg_id in group.acked:
+                # (who acknowledges what is dead by then is told nothing)
+                if msg_id in group.acked and not group.may_be_dead(msg_id):
                     receipt = ("receipt", "acked", box.kept, msg_id, group.name)
                     require(receipt in told, "a receipt is missing:", receipt)
         if "dead" in sent.asked and box.dead_letter in shown:

@@ -134,6 +134,7 @@ class World:
             (9, self.fetch),
             (8, self.handle),
             (3, self.acknowledge),
+            (4, self.work_long),
             (5, self.subscribe),
             (5, self.join),
             (2, self.unsubscribe),
@@ -410,12 +411,21 @@ class World:
         one = self.random.choice(held)
         if self.random.random() < 0.8:
             link.held.remove(one)
+        words = ("+ACK", "-NAK", '-NAK {"delay":3000000000}', "+WPI", "+TERM lost")
+        self._say(link, one, self.random.choices(words, (8, 3, 2, 2, 1))[0])
+
+    def work_long(self) -> None:
+        """A member needs more time than it has, says so, and takes it."""
+        link = self._link()
+        if held := [each for each in link.held if each.subject]:
+            self.pass_time()
+            self._say(link, self.random.choice(held), "+WPI")
+            self.pass_time()
+
+    def _say(self, link: Link, one: Held, word: str) -> None:
         group, msg_id, now = one.group, one.msg_id, self.clock.now()
         lease = group.leases.get(msg_id)
         mine = lease if lease is not None and lease.link is link else None
-        word = self.random.choices(
-            ("+ACK", "-NAK", '-NAK {"delay":3000000000}', "+WPI", "+TERM lost"), (9, 3, 2, 2, 1)
-        )[0]
         if word == "+ACK":
             group.maybe.add(msg_id)
         elif word == "+TERM lost":
