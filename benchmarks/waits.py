@@ -91,9 +91,9 @@ class Waits:
         client.got += client.wire.receive()
         if b"-ERR" in client.got or (b'{"error":"' in client.got and b'{"error":""' not in client.got):
             raise WireError(client.got.decode(errors="replace")[:300])
-        if client.got.startswith(b"PING\r\n"):
+        if b"PING\r\n" in client.got:
             client.wire.sock.sendall(b"PONG\r\n")
-            client.got = client.got[6:]
+            client.got = client.got.replace(b"PING\r\n", b"")
         if not client.got.endswith(client.end):
             return
         now = time.perf_counter()

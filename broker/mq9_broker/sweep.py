@@ -14,7 +14,7 @@ from mq9_broker.messages import Messages
 from mq9_broker.store.pending import Pending
 
 #: Records one step may touch: what a client may have to wait for.
-STEP = 256
+STEP = 64
 _RANGE_ABOVE = 1000
 _BEYOND = b"\xff" * 9
 

@@ -44,8 +44,7 @@ def _options() -> Options:
     table.set_block_cache(Cache(64 * _MIB))
     table.set_block_size(16 * 1024)
     table.set_bloom_filter(10, False)
-    # indexes and filters have no bound but the cache's. In parts, of which a look-up needs two: whole ones of hundreds
-    # of KiB push each other out, and every look-up reads them anew
+    # indexes and filters have no bound but the cache's; in parts, so that a miss reads 4 KiB and not hundreds
     table.set_cache_index_and_filter_blocks(True)
     table.set_index_type(BlockBasedIndexType.two_level_index_search())
     table.set_partition_filters(True)
