@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 1.0
-#: When Python looks for garbage (gc.set_threshold): little of what a broker makes is ever part of a cycle.
-_GARBAGE = (20_000, 20, 100)
+#: When Python looks for garbage (gc.set_threshold): little of what a broker makes is ever part of a cycle. Everybody
+#: waits meanwhile: a millisecond for 5,000 new objects.
+_GARBAGE = (5_000, 80, 100)
 _ADDRESS_IN_USE = 6
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _BROKEN = 1
