@@ -235,6 +235,8 @@ class Committer:
         for session, (out, late_pongs) in later.items():
             session.out = out
             session.late_pongs += late_pongs
+            # (a PING that comes yet is answered after what this turn still has to say)
+            session.pushed_to = True
             hub.touched.append(session)
         for session in closing:
             session.closing = True

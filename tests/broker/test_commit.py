@@ -721,6 +721,24 @@ def test_whoever_publishes_while_a_batch_is_on_its_way_hears_when_its_own_fails(
     assert client.query("box") == [(1, "one"), (2, "two"), (3, "0")]
 
 
+def test_a_pong_never_overtakes_the_error_of_what_was_published_before_it(
+    broker: Broker, store: FaultyStore, box: str
+) -> None:
+    """Though a batch landed in between: who flushes hears of the error first."""
+    client = broker.client()
+    store.by_hand = True
+    client.feed(pub("MAILBOX.box", b"kept"))
+    broker.settle()
+    client.feed(pub("MAILBOX.box", b"lost"))
+    store.land()
+    broker.loop.turn()
+    client.feed(b"PING\r\n")
+    broker.settle()
+    store.land(failed=FULL)
+    broker.settle()
+    assert [frame.verb for frame in client.take()] == ["-ERR", "PONG"]
+
+
 def test_what_expired_on_its_way_to_the_store_is_shown_to_nobody(broker: Broker, store: FaultyStore, box: str) -> None:
     client, reader, member = broker.client(), broker.client(), broker.client()
     plain, queue = reader.subscribe("INBOX.box"), member.subscribe("INBOX.box", "workers")

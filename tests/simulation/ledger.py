@@ -137,8 +137,10 @@ class Group:
         same = lease is not None and lease.holder == holder
         if lease is not None and not same:
             require(not lease.holds or lease.until <= now, "with two members within one lease:", what)
-        # (an acknowledgement that could not be stored has forgotten them)
-        forgotten = troubled and (msg_id in self.maybe or msg_id in self.termed or not box.explicit)
+        # (an end that could not be stored has forgotten them)
+        forgotten = troubled and (
+            msg_id in self.maybe or msg_id in self.termed or not box.explicit or box.seemed_gone(msg_id, now)
+        )
         count = 0 if forgotten else self.counts.get(msg_id, 0)
         if lease is not None and same and deliveries > self.counts.get(msg_id, 0):
             require(not lease.holds or lease.until <= now, "given again within its lease:", what)
@@ -184,6 +186,10 @@ class Box:
 
     def may_have_ended(self, now: int) -> bool:
         return self.dropping or self.lost or self.sure_until <= now
+
+    def seemed_gone(self, msg_id: int, now: int) -> bool:
+        """Whether a message may have been taken for gone, until a commit failed."""
+        return any(sent.may_have_been_gone(now) for sent in self.sent if sent.msg_id == msg_id)
 
     def group(self, name: str) -> Group:
         return self.groups.setdefault(name, Group(self, name))
@@ -298,7 +304,8 @@ class Ledger:
             }
             require(ends[reason], "a receipt of an end that was none:", payload)
             for sent in fits if reason == "ttl" else ():
-                acked = [at for each in box.groups.values() if (at := each.acked.get(msg_id)) is not None]
+                groups = [each for each in box.groups.values() if not each.may_be_dead(msg_id)]
+                acked = [each.acked[msg_id] for each in groups if msg_id in each.acked]
                 require(not acked or min(acked) >= sent.expires, "expired, and it was acknowledged:", payload)
 
     # what must be there

@@ -221,8 +221,10 @@ class Link:
         require(identity not in subscription.seen, "twice to one subscription:", box, identity)
         require(msg_id > subscription.newest.get(tier, 0), "out of order:", box, identity)
         if identity in subscription.required:
-            require(rank > subscription.backlog, "out of tier order:", box, identity, subscription.backlog)
-            subscription.backlog = rank
+            # (what seemed gone until a commit failed comes when it is back)
+            back = self.ledger.troubled and box.seemed_gone(msg_id, now)
+            require(rank > subscription.backlog or back, "out of tier order:", box, identity, subscription.backlog)
+            subscription.backlog = max(rank, subscription.backlog)
         subscription.seen[identity] = rank
         subscription.newest[tier] = msg_id
 
