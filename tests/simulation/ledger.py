@@ -131,8 +131,10 @@ class Group:
         require(msg_id not in self.acked, "given out after its acknowledgement was answered:", what)
         self.given.add(msg_id)
         if decided + box.ack_wait <= now:
-            # its lease was over before its answer was stored
+            # its lease may have been over before its answer was stored, or has only begun
             self.most[msg_id] = max(self.most.get(msg_id, 0), deliveries)
+            if msg_id not in self.leases or not self.leases[msg_id].holds:
+                self.leases[msg_id] = Lease(link, holder, decided + box.ack_wait)
             return
         same = lease is not None and lease.holder == holder
         if lease is not None and not same:
