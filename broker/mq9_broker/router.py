@@ -138,11 +138,11 @@ class Router:
         self._pushed = pushed
 
     def _no_responders(self, session: Session, subject: bytes, reply: bytes) -> None:
-        """Tell the sender that nobody is there. It is no message: neither UNSUB's max nor the counters know of it."""
+        """Tell the sender that nobody is there. It is no message (the answer may still come): neither UNSUB's max nor
+        the counters know of it."""
         for subscription in self.tree.match(reply)[0]:
             if subscription.session is session:
                 header = _NO_RESPONDERS + b"Nats-Subject: " + subject + b"\r\n\r\n"
-                # (it does not count for UNSUB's maximum: the answer itself may still come)
                 session.send(wire.headed_message(reply, subscription.sid, b"", header, b""))
                 return
 
