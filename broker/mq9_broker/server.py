@@ -53,8 +53,8 @@ class Totals:
 
 
 class Server:
-    """Accepts clients. `port` and `ws_port` are known once it listens; `users` and `tls` may be replaced at any time
-    and count for those who come then."""
+    """Accepts clients. `port` and `ws_port` are known once it listens; `users` may be replaced and `tls` reloaded at
+    any time, and count for those who come then."""
 
     def __init__(self, hub: Hub, committer: Committer, host: str, port: int, users: Users, tls: Tls | None) -> None:
         self.hub = hub
