@@ -526,7 +526,7 @@ def test_a_store_that_is_opened_again_has_the_filters_and_the_memory_of_a_new_on
         log = (tmp_path / "s" / "LOG").read_text()
         store.close()
         assert "filter_policy: bloomfilter" in log
-        assert re.search(r"capacity : 67108864\n", log)
+        assert re.search(r"capacity : 134217728\n", log)
 
 
 def test_a_store_that_could_not_write_can_be_closed(tmp_path: Path, small_files: Callable[[int], None]) -> None:

@@ -18,6 +18,7 @@ from rocksdict import (
     Cache,
     DBCompressionType,
     DBRecoveryMode,
+    Env,
     Options,
     Rdict,
     ReadOptions,
@@ -41,8 +42,9 @@ _ROOM = 8 * _MIB
 
 def _options() -> Options:
     table = BlockBasedOptions()
-    table.set_block_cache(Cache(64 * _MIB))
-    table.set_block_size(16 * 1024)
+    # mailboxes come in random order: each miss reads and unpacks a block, so these are small, and many stay
+    table.set_block_cache(Cache(128 * _MIB))
+    table.set_block_size(4 * 1024)
     table.set_bloom_filter(10, False)
     # indexes and filters have no bound but the cache's; in parts, so that a miss reads 4 KiB and not hundreds
     table.set_cache_index_and_filter_blocks(True)
@@ -68,6 +70,12 @@ def _options() -> Options:
     # a table that is mostly deletions is merged without waiting for more, so that what expired gives its room back
     options.add_compact_on_deletion_collector_factory(1000, 500, 0.5)
     options.set_max_background_jobs(2)
+    # (else whoever reads last from files that were merged deletes them: a client may wait for 200 ms then)
+    options.set_avoid_unnecessary_blocking_io(True)
+    # merges take what the loop leaves of the processors: clients do not wait for one
+    threads = Env()
+    threads.lower_thread_pool_cpu_priority()
+    options.set_env(threads)
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(_MIB)
     # a torn last record is what a killed machine leaves; anything else wrong with the log is an error
