@@ -301,6 +301,9 @@ class Group:
         if self._counted_at != self.mailbox.removals:
             self._counted_at = self.mailbox.removals
             self._counted = [(0, 0)] * 4
+        if not self._ahead and not self._schedule.behind(now) and (dense := self._messages.dense(self.mailbox, tier)):
+            # (no look at each, which reads it)
+            return max(0, min(upto + 1, dense.stop) - max(self._upto[tier] + 1, dense.start))
         count, last = self._counted[tier]
         if last <= self._upto[tier]:
             count, last = 0, self._upto[tier]

@@ -42,6 +42,11 @@ class Dialect(Protocol):
         """The answer to a publish under the prefix; None when there is none (yet). Raises Mq9Error."""
         ...
 
+    def store(self, subject: bytes, replies: list[bytes], payloads: list[bytes]) -> list[bytes]:
+        """The answers to sends of nothing but a payload to one mailbox, when all of them are stored; empty when they
+        have to be published one by one, nothing having happened."""
+        ...
+
     def view(self, subject: bytes) -> tuple[str, bytes, bool, tuple[int, ...]] | None:
         """(kept address, form, bare, tiers) of a subscription to a mailbox; None when it is none."""
         ...
@@ -120,6 +125,18 @@ class Hub:
             session.reply(reply, answer)
         self.promises.append((out, place, len(out), session, subject, reply))
         return self.elapsed() >= self.until
+
+    def store(self, session: Session, subject: bytes, replies: list[bytes], payloads: list[bytes]) -> bool:
+        """Store what a client sends to one mailbox in a row; False when it has to be published one by one."""
+        answers = self.dialect.store(subject, replies, payloads)
+        if not answers:
+            return False
+        session.pushed_to = True
+        out = session.out
+        place = len(out)
+        session.reply_all(replies, answers)
+        self.promises.append((out, place, len(out), session, subject, replies[0]))
+        return True
 
     def refuse(self, session: Session, subject: bytes, reply: bytes, text: str) -> None:
         """Tell the one who caused it: by the reply where there is one to answer, else by -ERR."""

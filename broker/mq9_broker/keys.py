@@ -32,6 +32,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import fields
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -135,6 +136,12 @@ def messages(incarnation: int, tier: int) -> bytes:
     return b"I" + u64(incarnation) + b"m" + bytes((tier,))
 
 
+def tiers(incarnation: int) -> tuple[bytes, bytes, bytes, bytes]:
+    """The prefixes of the messages of each tier."""
+    begin = b"I" + u64(incarnation) + b"m"
+    return begin + b"\0", begin + b"\1", begin + b"\2", begin + b"\3"
+
+
 def latest(incarnation: int) -> bytes:
     return b"I" + u64(incarnation) + b"l"
 
@@ -175,12 +182,17 @@ def digest(data: bytes) -> bytes:
 
 
 def encode_mailbox(incarnation: int, expires: int, created: int, owner: str, renewed: int, settings: Settings) -> bytes:
-    record = {"i": incarnation, "x": expires, "c": created, "o": owner, "r": renewed}
-    for name, default in _DEFAULTS.items():
-        value = getattr(settings, name)
-        if value != default:
-            record[name] = value
-    return json.dumps(record, separators=(",", ":")).encode()
+    return b'{"i":%d,"x":%d,"c":%d,"o":%b,"r":%d%b}' % (
+        *(incarnation, expires, created, json.dumps(owner).encode(), renewed),
+        _encode_settings(settings),
+    )
+
+
+@lru_cache
+def _encode_settings(settings: Settings) -> bytes:
+    """The members of a JSON object behind others."""
+    record = {name: value for name, default in _DEFAULTS.items() if (value := getattr(settings, name)) != default}
+    return b"," + json.dumps(record, separators=(",", ":"))[1:-1].encode() if record else b""
 
 
 def decode_mailbox(value: bytes) -> tuple[int, int, int, str, int, Settings]:

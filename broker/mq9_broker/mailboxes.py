@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mq9_broker import addresses, keys
 from mq9_broker.errors import Mq9Error
-from mq9_broker.model import NEVER, TIERS, Change, Limits, Settings
+from mq9_broker.model import NEVER, Change, Limits, Settings
 from mq9_broker.patterns import Patterns
 from mq9_broker.schedule import Schedule
 from mq9_broker.store import Store
@@ -90,7 +90,7 @@ class Mailbox:
         self.latest = settings.latest
         self.max_msgs = settings.max_msgs
         self.pending = pending
-        self.prefixes = tuple(keys.messages(incarnation, tier) for tier in TIERS)
+        self.prefixes = keys.tiers(incarnation)
         self.visible = 0
         self.removals = 0
         self.dirty = False

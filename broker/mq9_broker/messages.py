@@ -98,6 +98,23 @@ class Messages:
         self._mailboxes.touch(mailbox)
         return msg_id
 
+    def append_all(self, mailbox: Mailbox, code: int, payloads: list[bytes], now: int) -> int:
+        """Store messages that have nothing but a priority and a payload; gives the id of the first. The mailbox takes
+        any number, and keeps more than the latest."""
+        tier = _TIER_OF_BYTE[code]
+        first, prefix, head = mailbox.last_id + 1, mailbox.prefixes[tier], keys.encode_plain(code, now, b"")
+        ids = range(first, first + len(payloads))
+        values = [head + payload for payload in payloads]
+        mailbox.pending.writes.update(zip([prefix + msg_id.to_bytes(8, "big") for msg_id in ids], values, strict=True))
+        mailbox.last_id = mailbox.tails[tier] = ids[-1]
+        if not mailbox.counts[tier]:
+            mailbox.heads[tier] = first
+        mailbox.counts[tier] += len(ids)
+        if mailbox.listening:
+            mailbox.fresh += [(tier, msg_id, value) for msg_id, value in zip(ids, values, strict=True)]
+        self._mailboxes.touch(mailbox)
+        return first
+
     # room
 
     def has_room(self, mailbox: Mailbox, key: bytes, now: int) -> bool:
@@ -150,6 +167,12 @@ class Messages:
         """One message, encoded; None when it is gone or expired."""
         value = self._stored(mailbox, tier, msg_id)
         return value if value is not None and (keys.expires_of(value) or NEVER) > now else None
+
+    @staticmethod
+    def dense(mailbox: Mailbox, tier: int) -> range:
+        """The ids of a tier that has no gaps, expired ones included; empty when it has some or nothing is stored."""
+        ids = range(mailbox.heads[tier], mailbox.tails[tier] + 1)
+        return ids if len(ids) == mailbox.counts[tier] and not mailbox.latest else range(0)
 
     def count(self, mailbox: Mailbox, now: int) -> int:
         """How many messages are stored and unexpired."""

@@ -221,6 +221,21 @@ class Session:
         self.in_bytes += len(bodies) * len(bodies[0])
         return self.hub.router.route_run(self, subject, reply, header_size, bodies)
 
+    def on_requests(self, subject: bytes, replies: list[bytes], bodies: list[bytes]) -> int:
+        if (
+            not self.talkative
+            and subject[:8] == _PREFIX
+            and self.owed <= self._max_pending
+            and self.hub.store(self, subject, replies, bodies)
+        ):
+            self.in_msgs += len(bodies)
+            self.in_bytes += sum(map(len, bodies))
+            return len(bodies)
+        for number, (reply, body) in enumerate(zip(replies, bodies, strict=True), 1):
+            if self.on_publish(subject, reply, b"", body):
+                return number
+        return len(bodies)
+
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> bool:
         self.stirring = True
         if len(self.subscriptions) >= self._max_subscriptions:
@@ -364,6 +379,33 @@ class Session:
                 subscription.delivered += 1
                 if subscription.limit and subscription.delivered >= subscription.limit:
                     self.end(subscription)
+
+    def reply_all(self, subjects: list[bytes], payloads: list[bytes]) -> None:
+        """Answer several requests, as `reply` does each."""
+        if not self.out:
+            self.hub.touch(self)
+        out, by_subject = self.out, self._by_subject
+        before, sole = b"", None
+        for subject, payload in zip(subjects, payloads, strict=True):
+            head = subject.rpartition(b".")[0]
+            if head != before:
+                before, sole = head, self._sole_listener(head)
+            if sole is None or subject in by_subject:
+                self.reply(subject, payload)
+                continue
+            size = len(payload)
+            self.owed += size
+            self.out_bytes += size
+            sole.delivered += 1
+            out.append(b"MSG %b %b %d\r\n%b\r\n" % (subject, sole.sid, size, payload))
+
+    def _sole_listener(self, head: bytes) -> Subscription | None:
+        """The subscription that hears whatever has one word behind `head`, when no other can and it has no end."""
+        if self._other_wildcards:
+            return None
+        found = self._by_subject.get(head + b".*", ())
+        sole = next(iter(found), None)
+        return sole if len(found) == 1 and sole is not None and not sole.limit and sole.feed is None else None
 
 
 def _is_other_wildcard(subject: bytes) -> bool:

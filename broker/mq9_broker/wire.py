@@ -50,6 +50,10 @@ class Receiver(Protocol):
         were handled: when these are not all, that is enough for now."""
         ...
 
+    def on_requests(self, subject: bytes, replies: list[bytes], bodies: list[bytes]) -> int:
+        """Publishes to one subject without headers, each with its reply subject. Gives what `on_run` does."""
+        ...
+
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> bool: ...
     def on_unsubscribe(self, sid: bytes, max_messages: int) -> bool: ...
     def on_connect(self, options: dict[str, Any]) -> None: ...
@@ -167,6 +171,14 @@ class Parser:
             pos = stop + 2
             if enough and pos < end:
                 return self._stop(data, pos)
+            if reply and not header_size and pos < end:
+                # who asks for an answer to each mostly asks the same again
+                replies, bodies, ends = _requests(data, subject, pos, limit, most)
+                if replies:
+                    handled = receiver.on_requests(subject, replies, bodies)
+                    pos = ends[handled - 1]
+                    if handled < len(replies):
+                        return self._stop(data, pos)
         return False
 
     def _stop(self, data: bytes, pos: int) -> bool:
@@ -296,6 +308,31 @@ def _run(data: bytes, line: bytes, start: int, stop: int) -> list[bytes]:
         last -= step
     size = stop - start
     return [data[at : at + size] for at in range(start, last + 1, step)]
+
+
+def _requests(
+    data: bytes, subject: bytes, pos: int, limit: int, most: int
+) -> tuple[list[bytes], list[bytes], list[int]]:
+    """(reply subjects, bodies, where each frame ends) of the PUBs that follow at `pos`, whole, written in the common
+    way, to `subject`, without headers."""
+    startswith, find, known_size = data.startswith, data.find, _sizes.get
+    begin = b"PUB %b " % subject
+    skip = len(begin)
+    replies: list[bytes] = []
+    bodies: list[bytes] = []
+    ends: list[int] = []
+    while startswith(begin, pos):
+        eol = find(b"\n", pos + skip, pos + limit)
+        reply, _, length = data[pos + skip : eol + 1].partition(b" ")
+        size = known_size(length, most + 1)
+        stop = eol + 1 + size
+        if size > most or not reply or _TAB in reply or data[stop : stop + 2] != _CRLF:
+            break
+        replies.append(reply)
+        bodies.append(data[eol + 1 : stop])
+        pos = stop + 2
+        ends.append(pos)
+    return replies, bodies, ends
 
 
 def info(fields: dict[str, Any]) -> bytes:

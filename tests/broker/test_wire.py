@@ -45,6 +45,12 @@ class Recorder:
                 return number
         return len(bodies)
 
+    def on_requests(self, subject: bytes, replies: list[bytes], bodies: list[bytes]) -> int:
+        for number, (reply, body) in enumerate(zip(replies, bodies, strict=True), 1):
+            if self.on_publish(subject, reply, b"", body):
+                return number
+        return len(bodies)
+
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> bool:
         return self._note("subscribe", subject, queue, sid)
 

@@ -26,6 +26,8 @@ from mq9_broker.session import Session
 _PREFIX = PREFIX.encode()
 _ROUTES = 8192
 _LONGEST_ROUTE = 192
+_WANTED = 256
+_LONGEST_WANTED = 1024
 _MOST = 1_000_000_000
 #: So many mailboxes store a broadcast at the most.
 _KEEPERS = 1000
@@ -75,6 +77,7 @@ class Native:
         self._acknowledger = Acknowledger(hub)
         self._drafts = Drafts(hub.mailboxes, hub.limits)
         self._routes: dict[bytes, Route] = {}
+        self._wanted: dict[bytes, tuple[str, Settings, str]] = {}
         self._operations: dict[tuple[str, str], Operation | None] = {
             ("MAILBOX", "QUERY"): self._query,
             ("MAILBOX", "DELETE"): self._delete,
@@ -98,6 +101,18 @@ class Native:
                 raise _no_answer(reply)
             reply = self._answer_address(reply)
         return route.operate(Request(session, route, reply, header, payload, self._hub.now))
+
+    def store(self, subject: bytes, replies: list[bytes], payloads: list[bytes]) -> list[bytes]:
+        route = self._routes.get(subject)
+        # (answers for others may go to any subject under the prefix: each is looked at)
+        if route is None or route.operate is not None or self._hub.refusing or _PREFIX in b" ".join(replies):
+            return []
+        now = self._hub.now
+        mailbox = self._mailboxes.find(route.kept, now)
+        if mailbox is None or mailbox.latest or mailbox.max_msgs:
+            return []
+        first = self._messages.append_all(mailbox, route.code if route.code >= 0 else NORMAL, payloads, now)
+        return [b'{"error":"","msg_id":%d}' % msg_id for msg_id in range(first, first + len(payloads))]
 
     def view(self, subject: bytes) -> tuple[str, bytes, bool, tuple[int, ...]] | None:
         text = subject.decode("utf-8", "replace")
@@ -272,7 +287,31 @@ class Native:
     # mailboxes
 
     def _create(self, request: Request) -> bytes:
-        fields = Fields.parse(request.payload)
+        payload = request.payload
+        wanted = self._wanted.get(payload)
+        if wanted is None:
+            wanted = self._want(Fields.parse(payload))
+            # (most ask for the same; what asks for a name hardly comes again)
+            if len(payload) <= _LONGEST_WANTED and not wanted[0]:
+                if len(self._wanted) >= _WANTED:
+                    self._wanted.clear()
+                self._wanted[payload] = wanted
+        name, settings, dead_letter = wanted
+        self._writable()
+        now = request.now
+        if name:
+            self._mailboxes.retire(name, now)
+            existing = self._mailboxes.find(name, now)
+            if existing is not None:
+                self._mailboxes.prolong(existing, settings.ttl, now)
+                return _created(existing, name, False)
+        if dead_letter:
+            settings = replace(settings, dead_letter=self._hub.groups.dead_letters.check(dead_letter, name, now))
+        mailbox, secret = self._mailboxes.create(name, settings, now)
+        return _created(mailbox, name or secret, True, secret if name else "")
+
+    def _want(self, fields: Fields) -> tuple[str, Settings, str]:
+        """(name, settings, dead letter address as it was given) of a CREATE."""
         limits = self._hub.limits
         ttl = require_ttl(fields.integer("ttl", min(86_400, limits.max_ttl or 86_400), 0, SECONDS), limits)
         public, name = fields.boolean("public"), fields.text("name", limit=4096)
@@ -294,33 +333,7 @@ class Native:
             raise Mq9Error("a public mailbox needs a name: give one, or leave out public for a private mailbox")
         if fields.has("name"):
             addresses.check_name(name)
-        self._writable()
-        now = request.now
-        if name:
-            self._mailboxes.retire(name, now)
-            existing = self._mailboxes.find(name, now)
-            if existing is not None:
-                self._mailboxes.prolong(existing, ttl, now)
-                return _json(self._created(existing, name, False))
-        if dead_letter:
-            settings = replace(settings, dead_letter=self._hub.groups.dead_letters.check(dead_letter, name, now))
-        mailbox, secret = self._mailboxes.create(name, settings, now)
-        reply = self._created(mailbox, name or secret, True)
-        if name:
-            reply["owner"] = secret
-        return _json(reply)
-
-    @staticmethod
-    def _created(mailbox: Mailbox, mail_id: str, is_new: bool) -> dict[str, Any]:
-        return {
-            "error": "",
-            "mail_id": mail_id,
-            "is_new": is_new,
-            "inbox": f"{PREFIX}INBOX.{mail_id}",
-            "send_only": mailbox.owner or mailbox.address,
-            "ttl": mailbox.settings.ttl,
-            "expires_at": _seconds(mailbox.expires),
-        }
+        return name, settings, dead_letter
 
     def _renew(self, request: Request) -> bytes:
         fields = Fields.parse(request.payload)
@@ -397,6 +410,17 @@ class Native:
         mailbox = self._readable(request.route, request.now)
         self._writable()
         return self._reader.ack(request.session, mailbox, Fields.parse(request.payload), request.now)
+
+
+def _created(mailbox: Mailbox, mail_id: str, is_new: bool, owner: str = "") -> bytes:
+    """The answer to CREATE. (Addresses and names have no character that JSON would write otherwise.)"""
+    expires = _seconds(mailbox.expires)
+    tail = f',"owner":"{owner}"' if owner else ""
+    return (
+        f'{{"error":"","mail_id":"{mail_id}","is_new":{"true" if is_new else "false"},'
+        f'"inbox":"{PREFIX}INBOX.{mail_id}","send_only":"{mailbox.owner or mailbox.address}",'
+        f'"ttl":{mailbox.settings.ttl},"expires_at":{"null" if expires is None else expires}{tail}}}'
+    ).encode()
 
 
 def _no_answer(reply: bytes) -> Mq9Error:

@@ -1,0 +1,132 @@
+"""Sends to one mailbox in a row, each with its reply: at once or one by one, everybody gets the same."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.inprocess import NOBODY, OPTIONS, Broker, Client, FaultyStore, pub
+
+MAILBOXES: dict[str, dict[str, object]] = {
+    "plain": {},
+    "latest": {"type": "latest"},
+    "memory": {"storage": "memory"},
+    "full": {"max_msgs": 3},
+    "acked": {"retain": "ack"},
+}
+
+
+Send = tuple[str, str, int, dict[str, str] | None]
+
+
+def world(store: FaultyStore | None = None, options: dict[str, object] = OPTIONS) -> tuple[Broker, Client, Client]:
+    """(broker, who sends and has answers at row.*, who listens to every mailbox)."""
+    broker = Broker(store)
+    sender, listener = broker.client(), broker.client()
+    for name, fields in MAILBOXES.items():
+        sender.create(name=name, **fields)
+        listener.subscribe(f"INBOX.{name}")
+    sender = broker.client(connect=options)
+    sender.send("SUB row.* q\r\n")
+    listener.raw.clear()
+    return broker, sender, listener
+
+
+def everything(broker: Broker, sender: Client, listener: Client) -> list[object]:
+    """What came of it: what both were told, what is stored, what was counted."""
+    told = [bytes(sender.raw), bytes(listener.raw)]
+    counted = [
+        (client.session.in_msgs, client.session.in_bytes, client.session.out_msgs) for client in (sender, listener)
+    ]
+    counted.append((broker.hub.counters.stored, sender.session.out_bytes, sender.session.owed))
+    return [told, counted, [broker.client().query(name) for name in MAILBOXES]]
+
+
+_target = st.sampled_from([*MAILBOXES, "plain", "plain", "plain.urgent", "missing", NOBODY, "plain.wrong", "bad..name"])
+_reply = st.sampled_from(
+    ["row", "row", "row", "other", "row.exact", "exact", "wild.x.y", "_INBOX.nobody.1", "$mq9.AI.INBOX.plain", ""]
+)
+_send = st.tuples(_target, _reply, st.integers(0, 3), st.sampled_from([None, {"A": "b"}, {"mq9-ttl": "x"}]))
+
+
+def frames(sends: list[Send]) -> list[bytes]:
+    return [
+        pub(f"INBOX.{target}", b"x" * size, f"{reply}.{number}" if reply in ("row", "other") else reply, headers)
+        for number, (target, reply, size, headers) in enumerate(sends)
+    ]
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(_send, max_size=12),
+    st.sampled_from([{}, {}, {"verbose": True}, {"pedantic": True}]),
+    st.sampled_from(
+        [
+            "SUB other.* o\r\n",
+            "SUB other.* o1\r\nSUB other.* o2\r\nSUB exact e\r\nSUB row.exact x\r\n",
+            "SUB wild.> w\r\nSUB row.> w2\r\nUNSUB w2 3\r\n",
+            "UNSUB q 4\r\n",
+        ]
+    ),
+)
+def test_whether_they_come_at_once_or_one_by_one_makes_no_difference(
+    sends: list[Send], changes: dict[str, object], commands: str
+) -> None:
+    came = []
+    for at_once in (True, False):
+        broker, sender, listener = world(options={**OPTIONS, **changes})
+        sender.send(commands)
+        sender.raw.clear()
+        stream = frames(sends)
+        for chunk in [b"".join(stream)] if at_once else stream:
+            sender.feed(chunk)
+        broker.settle()
+        came.append(everything(broker, sender, listener))
+    assert came[0] == came[1]
+
+
+def row(count: int) -> bytes:
+    return b"".join(pub("INBOX.plain", b"%d" % number, f"row.{number}") for number in range(count))
+
+
+def test_each_is_answered_in_order_with_its_id_and_all_are_one_commit() -> None:
+    store = FaultyStore()
+    broker, sender, listener = world(store)
+    before = store.commits
+    answers = sender.send(row(500))
+    assert [answer.json for answer in answers] == [{"error": "", "msg_id": number} for number in range(1, 501)]
+    assert [answer.subject for answer in answers] == [f"row.{number}" for number in range(500)]
+    assert store.commits == before + 1
+    assert listener.bodies() == [str(number) for number in range(500)]
+    assert broker.client().request("MAILBOX.QUERY.plain", {"limit": 1})["unread"] == 500
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_commit_that_fails_refuses_all_of_them_and_stores_none(at_once: bool) -> None:
+    store = FaultyStore()
+    _, sender, listener = world(store)
+    if at_once:
+        store.failing = "disk full"
+        answers = sender.send(row(100))
+    else:
+        store.by_hand = True
+        assert sender.send(row(100)) == []
+        store.land("disk full")
+        answers = sender.send()
+    assert [answer.json["error"] for answer in answers] == ["the store cannot write: disk full"] * 100
+    assert [answer.subject for answer in answers] == [f"row.{number}" for number in range(100)]
+    # and as long as it is so, each is refused at once
+    answers = sender.send(row(3))
+    assert [answer.json["error"] for answer in answers] == ["the store cannot write: disk full"] * 3
+    assert listener.take() == []
+
+
+def test_nothing_is_answered_before_it_is_kept() -> None:
+    store = FaultyStore()
+    _, sender, listener = world(store)
+    store.by_hand = True
+    assert (sender.send(row(10), "PING\r\n"), listener.take()) == ([], [])
+    store.land()
+    assert [frame.verb for frame in sender.send()] == ["MSG"] * 10 + ["PONG"]
+    assert len(listener.take()) == 10
