@@ -115,6 +115,7 @@ class Group:
         """
         examined = 0
         self.unfinished = False
+        holes, ahead = self._holes, self._ahead
         for tier in tiers:
             returned = self._returned[tier]
             while returned and limit and returned[0] <= upto:
@@ -137,11 +138,11 @@ class Group:
                     self.unfinished = True
                     return
                 self._upto[tier] = msg_id
-                if self._ahead.pop(msg_id, None) is None and (keys.expires_of(value) or NEVER) > now:
+                if (not ahead or ahead.pop(msg_id, None) is None) and (keys.expires_of(value) or NEVER) > now:
                     count, last = self._counted[tier]
                     if msg_id <= last:
                         self._counted[tier] = count - 1, last
-                    self._holes[msg_id] = tier
+                    holes[msg_id] = tier
                     if value[0] >= WATCHED:
                         self._asked.add(msg_id)
                     limit -= 1

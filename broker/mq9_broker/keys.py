@@ -269,12 +269,12 @@ def field_of(value: bytes, name: bytes) -> bytes:
 
 def expires_of(value: bytes) -> int:
     """When an encoded message expires, without decoding the rest."""
-    return number(value[9:17])
+    return int.from_bytes(value[9:17], "big")
 
 
 def created_of(value: bytes) -> int:
     """When an encoded message was sent."""
-    return number(value[1:9])
+    return int.from_bytes(value[1:9], "big")
 
 
 def encode_latest(tier: int, msg_id: int, value: bytes) -> bytes:
