@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 #: Bytes that may gather while a batch is on its way: who sends more waits, by TCP, until it has landed.
 MAX_GATHERING = 16_777_216
+#: So many of those who send more than their share may go on in a turn.
+_AT_ONCE = 4
 
 Leased = list[tuple[Group, list[int]]]
 Sealed = list[tuple[Mailbox, int, list[tuple[int, int, bytes]]]]
@@ -110,11 +112,13 @@ class Committer:
             self._call_soon(self._let_on)
 
     def _let_on(self) -> None:
-        """Let those go on who wait, as many as a share of time allows."""
+        """Let those go on who wait, as many as a share of time allows, and few, because each may take one."""
         self._letting = False
         hub = self._hub
         until = hub.elapsed() + hub.share
-        while self._waiting and not self.congested:
+        for _ in range(_AT_ONCE):
+            if not self._waiting or self.congested:
+                break
             self._waiting.popleft()()
             if hub.elapsed() >= until:
                 break
@@ -145,6 +149,7 @@ class Committer:
         self._scheduled = False
         hub, mailboxes = self._hub, self._mailboxes
         hub.now = self._clock.now()
+        hub.turn += 1
         if self._flying is not None:
             if self.congested:
                 self._close_slow(self._flying)

@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 #: What may wait in a socket's buffer before a feed stops writing to it.
 HIGH_WATER = 65_536
+#: Bytes of a chunk behind which there is probably more.
+_PLENTY = 65_536
 _FIRST_PING_MS = 2000
 #: How long the time that a round trip takes is good for.
 _MEASURED_SECONDS = 3600
@@ -44,7 +46,9 @@ class Connection(asyncio.Protocol):
         "_shown",
         "_timer",
         "_transport",
+        "_turn",
         "_unknown",
+        "_until",
         "kind",
         "last_activity",
         "nonce",
@@ -77,6 +81,8 @@ class Connection(asyncio.Protocol):
         self._known = False
         # whether it is not read from for now, and whether the parser has kept commands meanwhile
         self._resting = self._more = False
+        # the turn in which it was served last, and until when it may be in that
+        self._turn, self._until = -1, 0.0
 
     # what asyncio calls
 
@@ -119,7 +125,9 @@ class Connection(asyncio.Protocol):
         """Do what the client says, as much as its share of the time allows."""
         hub, committer = self._hub, self._server.committer
         hub.taken += len(data)
-        hub.until = hub.elapsed() + hub.share
+        if self._turn != hub.turn:
+            self._turn, self._until = hub.turn, hub.elapsed() + hub.share
+        hub.until = self._until
         self._more = False
         try:
             self._more = self._parser.feed(data)
@@ -129,7 +137,9 @@ class Connection(asyncio.Protocol):
             # a defect of ours: this client loses its connection, everybody else goes on
             _log.exception("client %d hit a defect, its connection is closed", self.session.client_id)
             self.finish(None)
-        if (self._more or committer.congested) and not self._resting and self._transport is not None:
+        # (of what fills the socket as fast as it is read, the loop would read megabytes before it did anything else)
+        enough = self._more or committer.congested or (len(data) >= _PLENTY and hub.late)
+        if enough and not self._resting and self._transport is not None:
             self._resting = True
             self._transport.pause_reading()
             committer.when_ready(self._go_on)

@@ -31,8 +31,8 @@ Promise = tuple[list[bytes], int, int, "Session", bytes, bytes]
 _PREFIX = PREFIX.encode()
 _FETCH = _PREFIX + b"MSG.FETCH."
 _BROADCAST = _PREFIX + b"BROADCAST."
-#: Seconds that one client may keep everybody else waiting with what it sent or reads at once.
-SHARE = 0.01
+#: Seconds of a turn that one client may keep everybody else waiting with what it sent or reads.
+SHARE = 0.005
 
 
 class Dialect(Protocol):
@@ -76,7 +76,9 @@ class Hub:
         self.now = 0
         #: bytes that clients have sent since the last commit, and what grew out of them in memory
         self.taken = 0
-        #: seconds that one client may keep everybody else waiting, and until when the one that is served may
+        #: the number of the turn, the seconds of it that one client may keep everybody else waiting, and until when the
+        #: one that is served may
+        self.turn = 0
         self.share = SHARE
         self.until = 0.0
         #: why the store does not take writes, empty when it does

@@ -101,6 +101,26 @@ def test_those_who_wait_take_turns(broker: Broker, box: str) -> None:
     assert answered(first) == answered(second) == [f"q{number}" for number in range(QUERIES)]
 
 
+def test_who_sends_plenty_is_read_from_again_after_the_turn_and_few_of_them_at_once(broker: Broker, box: str) -> None:
+    clients = [broker.client() for _ in range(10)]
+    for client in clients:
+        client.feed(pub("MAILBOX.box", b"x" * 65_536))
+    reading = [sum(client.transport.reading for client in clients)]
+    reading += [sum(client.transport.reading for client in clients) for _ in turns(broker)]
+    assert reading[0] == 0
+    assert max(after - before for before, after in pairwise(reading)) <= 4
+    assert all(client.transport.reading for client in clients)
+    assert len(broker.client().query("box", limit=1000)) == 10
+
+
+def test_who_sends_plenty_in_little_time_is_read_on() -> None:
+    broker = Broker()
+    client = broker.client()
+    for _ in range(5):
+        client.feed(pub("=nobody", b"x" * 65_536))
+        assert client.transport.reading
+
+
 STREAM = b"".join(
     (
         *(pub("MAILBOX.box", b"%d" % number, reply=f"_INBOX.c2.{number}") for number in range(5)),
