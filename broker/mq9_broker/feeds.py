@@ -53,12 +53,14 @@ def frame(
 ) -> bytes:
     """The MSG or HMSG of an encoded message. `form` is the subscriber's subject without the priority word, `ack` where
     it is to be acknowledged: the address for answers then is a header."""
-    if subscription.session.headers and not deliveries and value[9:27] == keys.PLAIN:
+    if subscription.session.headers and value[9:27] == keys.PLAIN:
         # nothing but a priority and a payload: no need to take it apart
         word, head = _PLAIN[value[0]]
         lines = head % (msg_id, keys.created_of(value))
+        if deliveries:
+            lines = b"%bmq9-deliveries: %d\r\n\r\n" % (lines[:-2], deliveries)
         subscription.session.out_bytes += len(lines) + len(value) - 27
-        return wire.headed_message(form if bare else form + word, subscription.sid, b"", lines, value[27:])
+        return wire.headed_message(form if bare else form + word, subscription.sid, ack, lines, value[27:])
     message = keys.decode_message(value)
     word = WORDS[message.code].encode()
     subject = form if bare else form + b"." + word

@@ -10,6 +10,7 @@ from typing import Any
 
 from mq9_broker import addresses
 from mq9_broker.board import SUBJECT as CAPABILITY
+from mq9_broker.dialects.acks import SUBJECT as ACK
 from mq9_broker.dialects.acks import Acknowledger
 from mq9_broker.dialects.drafts import SECONDS, Drafts
 from mq9_broker.dialects.fields import Fields
@@ -93,6 +94,11 @@ class Native:
     def publish(self, session: Session, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> bytes | None:
         route = self._routes.get(subject)
         if route is None:
+            if subject.startswith(ACK) and subject != ACK:
+                # (each comes once: there is no route to remember)
+                if reply.startswith(_PREFIX):
+                    raise _no_answer(reply)
+                return self._acknowledger.acknowledge(session, subject, payload, self._hub.now)
             route = self._route(subject)
         if route.operate is None:
             return self._send(session, route, reply, header, payload)
@@ -142,8 +148,8 @@ class Native:
 
     def _route(self, subject: bytes) -> Route:
         route = self._parse(subject)
-        # only broadcasts can be long, and they need not be remembered; an ack subject comes once
-        if len(subject) <= _LONGEST_ROUTE and route.operate != self._acknowledge:
+        # only broadcasts can be long, and they need not be remembered
+        if len(subject) <= _LONGEST_ROUTE:
             if len(self._routes) >= _ROUTES:
                 self._routes.clear()
             self._routes[subject] = route
@@ -155,8 +161,6 @@ class Native:
         verb, _, address = rest.partition(".")
         if family == "BROADCAST" and verb and address:
             return Route(self._broadcast, text)
-        if family == "ACK" and rest:
-            return Route(self._acknowledge, text)
         if text == PREFIX + "PUBLIC.LIST":
             return Route(self._list)
         if text == PREFIX + "MAILBOX.CREATE":
@@ -400,11 +404,6 @@ class Native:
             self._writable()
         fetch = Fetch(self._reader, request.session, request.reply, mailbox, request.route.shown, fields, request.now)
         return self._reader.fetch(fetch, request.now)
-
-    def _acknowledge(self, request: Request) -> bytes:
-        return self._acknowledger.acknowledge(
-            request.session, request.route.shown.encode(), request.payload, request.now
-        )
 
     def _ack(self, request: Request) -> bytes:
         mailbox = self._readable(request.route, request.now)
