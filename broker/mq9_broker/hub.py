@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -184,7 +185,7 @@ class Hub:
     def _feed(self, subscription: Subscription, feed: Feed) -> None:
         subscription.feed = feed
         subscription.session.pushed_to = True
-        subscription.session.feeds[feed] = None
+        subscription.session.behind[feed] = None
         self.draining[subscription.session] = None
         self.wake_up()
 
@@ -201,7 +202,7 @@ class Hub:
         if feed is None:
             return
         feed.close()
-        subscription.session.feeds.pop(feed, None)
+        subscription.session.behind.pop(feed, None)
         if isinstance(feed, DirectoryFeed):
             del self._directory[feed]
         elif isinstance(feed, Member) and returned and not feed.explicit:
@@ -300,8 +301,7 @@ class Hub:
                     continue
                 session = feed.subscription.session
                 if (session.paused or session.owed >= SLICE) and not isinstance(feed, Member):
-                    feed.live = False
-                    self.draining[session] = None
+                    self._fall_behind(feed)
                 else:
                     feed.push(fresh)
             self._stirred[mailbox] = None
@@ -324,8 +324,14 @@ class Hub:
                 continue
             for feed in mailbox.watchers:
                 if not isinstance(feed, Member):
-                    feed.live = False
-                    self.draining[feed.subscription.session] = None
+                    self._fall_behind(feed)
+
+    def _fall_behind(self, feed: MailboxFeed) -> None:
+        """What comes for it is read from the store."""
+        session = feed.subscription.session
+        feed.live = False
+        session.behind[feed] = None
+        self.draining[session] = None
 
     def _end(self, mailbox: Mailbox) -> None:
         for group in mailbox.groups.values():
@@ -392,23 +398,24 @@ class Hub:
     def _drain(self, session: Session, until: float, now: int) -> int | None:
         """One slice for the feeds of a client; how many have yet to be looked at."""
         more = False
-        behind = [feed for feed in session.feeds if not feed.live][: self.draining[session]]
+        behind = list(islice(session.behind, self.draining[session]))
         for number, feed in enumerate(behind, 1):
             if session.owed >= SLICE:
                 return None
             if feed.drain(now):
                 more = True
-            if feed in session.feeds:
+            if feed in session.behind:
                 # it goes to the back: the feeds of a client take turns
-                del session.feeds[feed]
-                session.feeds[feed] = None
+                del session.behind[feed]
+                if not feed.live:
+                    session.behind[feed] = None
             if self.elapsed() >= until:
                 return None if more else len(behind) - number
         return None if more else 0
 
     def resume(self, session: Session) -> None:
         """The client's socket takes data again."""
-        if any(not feed.live for feed in session.feeds):
+        if session.behind:
             self.draining[session] = None
         for group in session.groups:
             self.stir(group.mailbox)

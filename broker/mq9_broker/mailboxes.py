@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mq9_broker import addresses, keys
@@ -162,6 +163,7 @@ class Mailboxes:
         self.remains = dict.fromkeys(self.places, keys.purge(0))
         self.unpurged = True
         self._in_use: dict[str, Mailbox] = {}
+        self._evict_at = 0
         self._incarnation = keys.number(self.disk.get(keys.INCARNATION_KEY) or b"")
         self._stored_incarnation = self._incarnation
         self.dirty: list[Mailbox] = []
@@ -199,17 +201,19 @@ class Mailboxes:
         return None
 
     def _keep(self, mailbox: Mailbox) -> None:
-        if len(self._in_use) >= _IN_USE:
+        if len(self._in_use) >= self._evict_at:
             self._evict()
         self._in_use[mailbox.address] = mailbox
 
     def _evict(self) -> None:
         # the oldest quarter goes, all at once, so that the cost per look-up stays constant
-        oldest = [mailbox for _, mailbox in zip(range(_IN_USE // 4), self._in_use.values(), strict=False)]
+        oldest = list(islice(self._in_use.values(), len(self._in_use) // 4))
         for mailbox in oldest:
             del self._in_use[mailbox.address]
             if not mailbox.idle:
                 self._in_use[mailbox.address] = mailbox
+        # (those that are listened to stay, and are not looked through again for each that comes)
+        self._evict_at = max(_IN_USE, len(self._in_use) * 9 // 8)
 
     # living
 

@@ -67,12 +67,12 @@ class Session:
         "_pings",
         "_protocol",
         "_unanswered",
+        "behind",
         "client_id",
         "client_version",
         "closed",
         "closing",
         "echo",
-        "feeds",
         "headers",
         "hub",
         "in_bytes",
@@ -131,7 +131,8 @@ class Session:
         self.subscriptions: dict[bytes, Subscription] = {}
         self._by_subject: dict[bytes, dict[Subscription, None]] = {}
         self._other_wildcards = 0
-        self.feeds: dict[Feed, None] = {}
+        #: feeds that have something to read from the store
+        self.behind: dict[Feed, None] = {}
         self._groups: WeakSet[Group] | None = None
         self._claims: dict[bytes, tuple[Group, int]] | None = None
         self.waiters: dict[Any, None] = {}

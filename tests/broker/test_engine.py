@@ -168,7 +168,7 @@ def test_the_end_is_told_to_everybody_who_listens(broker: Broker, client: Client
     assert waiting.now == missing("box")
     assert in_group.now == missing("box")
     assert not plain.session.subscriptions.keys() & {sid.encode()}
-    assert all(not other.session.feeds for other in (plain, simple, member))
+    assert all(not other.session.behind for other in (plain, simple, member))
     client.create(name="box")
     client.put("box", "y")
     assert plain.take() == simple.take() == member.take() == []
