@@ -1,7 +1,7 @@
 """mq9 for agents: the MCP server, the client library and the command line.
 
-`from mq9_mcp import AsyncMailbox` is the way in for programs; the names below are loaded when first used, so that
-`mq9 --version` and the MCP server's start do not pay for a NATS client they have not asked for yet.
+`from mq9_mcp import Mailbox` (or `AsyncMailbox`) is the way in for programs; what is heavy is loaded when it is first
+used, so that `mq9 --version` and the MCP server's start do not pay for a NATS client they have not asked for yet.
 """
 
 from __future__ import annotations
@@ -9,28 +9,63 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mq9_mcp.errors import (
+    BrokerUnavailable,
+    Interrupted,
+    InvalidPayload,
+    InvalidRequest,
+    LeaseLost,
+    MailboxError,
+    MailboxFull,
+    MailboxNotFound,
+    MessageNotFound,
+    Misused,
+    NoAnswer,
+    NotAllowed,
+    PayloadTooLarge,
+)
+
 if TYPE_CHECKING:
-    from mq9_mcp.client import AsyncMailbox, Created, Directory, Fetched, Listed, Message, Page, Sent
-    from mq9_mcp.errors import BrokerUnavailable, MailboxError, MailboxNotFound
+    from mq9_mcp.client import AsyncMailbox
+    from mq9_mcp.mail import Broadcast, Capability, Change, Created, Directory, Fetched, Listed, Message, Page, Sent
+    from mq9_mcp.sync import Mailbox
 
 __all__ = [
     "AsyncMailbox",
+    "Broadcast",
     "BrokerUnavailable",
+    "Capability",
+    "Change",
     "Created",
     "Directory",
     "Fetched",
+    "Interrupted",
+    "InvalidPayload",
+    "InvalidRequest",
+    "LeaseLost",
     "Listed",
+    "Mailbox",
     "MailboxError",
+    "MailboxFull",
     "MailboxNotFound",
     "Message",
+    "MessageNotFound",
+    "Misused",
+    "NoAnswer",
+    "NotAllowed",
     "Page",
+    "PayloadTooLarge",
     "Sent",
 ]
 
-_ERRORS = ("BrokerUnavailable", "MailboxError", "MailboxNotFound")
+_CLIENTS = {"AsyncMailbox": "client", "Mailbox": "sync"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'mq9_mcp' has no attribute {name!r}")
-    return getattr(importlib.import_module("mq9_mcp.errors" if name in _ERRORS else "mq9_mcp.client"), name)
+    return getattr(importlib.import_module(f"mq9_mcp.{_CLIENTS.get(name, 'mail')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,6 +1,6 @@
 """The client library: mailboxes over one NATS connection.
 
-    async with await AsyncMailbox.connect() as mq9:
+    async with AsyncMailbox() as mq9:
         mine = await mq9.create()
         await mq9.send("reports", {"done": True}, reply_to=mine.send_only)
         got = await mq9.fetch(mine.mail_id, wait=30)
@@ -12,21 +12,22 @@ Times are seconds. An address is a private `mail_id` (a secret), a `send_only` a
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from math import ceil
+from typing import Any, Literal
 
 from mq9_mcp import live
-from mq9_mcp.autostart import data_dir, find, find_or_start
-from mq9_mcp.connection import ANSWER_WITHIN, ATTEMPTS, Connection
-from mq9_mcp.errors import BrokerUnavailable, Interrupted, MailboxError, MailboxNotFound
+from mq9_mcp.connection import ANSWER_WITHIN, ATTEMPTS
+from mq9_mcp.errors import BrokerUnavailable, Interrupted, InvalidRequest, MailboxError, MailboxNotFound, NoAnswer
+from mq9_mcp.live import Stream
 from mq9_mcp.mail import (
+    CORRELATION_ID,
     PREFIX,
     REPLY_TO,
+    Broadcast,
+    Capability,
+    Change,
     Created,
     Directory,
     Fetched,
@@ -34,16 +35,22 @@ from mq9_mcp.mail import (
     Message,
     Page,
     Payload,
+    Priority,
     Sent,
     address_of,
     as_bytes,
+    capability_of,
     checked,
+    event_of,
+    heard,
+    listed_of,
     message_of,
+    pattern_of,
     priority_of,
+    public_form,
 )
-
-if TYPE_CHECKING:
-    from nats.aio.client import Client
+from mq9_mcp.receiving import Callback, Receiver
+from mq9_mcp.requests import Requests
 
 __all__ = [
     "AsyncMailbox",
@@ -60,55 +67,21 @@ __all__ = [
 ]
 
 LONGEST_POLL = 300.0  # seconds a broker waits at most; longer waits are several polls
-SECRET_LENGTH = 28  # characters of a mail_id
-_EVENT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)+")
+BOARD = "system.capability"  # the broadcast that is remembered
 
 
-class AsyncMailbox:
-    """Mailboxes over one connection. Make one with `connect`, share it between tasks, `close` it in the end.
+class AsyncMailbox(Requests):
+    """Mailboxes over one connection: use it in `async with`, share it between tasks of one event loop.
 
-    When the broker restarts, a request waits for it up to ten seconds; when the broker was found or started through the
-    data directory, it is found or started again.
+    `url` is a broker's, like `nats://host:4222`; without it there is $MQ9_URL, and without that the broker of this
+    machine, which is started if none runs (unless `autostart` is False). `name` is what the broker's monitoring calls
+    the connection, which is made by `async with` or by the first call. When the broker restarts, a request waits for it
+    up to ten seconds; one that was found or started through the data directory is found or started again.
+
+    Addresses are a `mail_id` or owner address (secrets), a `send_only` address (to send), or a public name. Every
+    method raises MailboxError or one of its kinds, among them BrokerUnavailable, InvalidRequest for arguments that
+    cannot be sent, and MailboxNotFound where an address is taken.
     """
-
-    def __init__(self, link: Connection) -> None:
-        self._link = link
-        self._members: set[live.Claim] = set()
-
-    @classmethod
-    async def connect(cls, url: str | None = None, *, autostart: bool = True, name: str = "mq9") -> AsyncMailbox:
-        """Connects to `url`, else to $MQ9_URL, else to this machine's broker, started if none is running."""
-        url = url or os.environ.get("MQ9_URL") or None
-        home = None
-        if url is None:
-            directory = data_dir()
-            home = directory if autostart else None
-            url = await asyncio.to_thread(_local_broker, directory, autostart)
-        link = Connection(url, home=home, name=name)
-        await link.open()
-        return cls(link)
-
-    @property
-    def nats(self) -> Client:
-        """The nats-py connection, for core NATS. It changes when a broker closed it for good."""
-        return self._link.nats
-
-    @property
-    def url(self) -> str:
-        """Where the broker was last reached."""
-        return self._link.url
-
-    async def close(self) -> None:
-        """Closes the connection. What was fetched for a group and not acknowledged goes back to its mailbox."""
-        await self._link.close()
-
-    async def __aenter__(self) -> AsyncMailbox:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def create(
         self,
@@ -117,12 +90,46 @@ class AsyncMailbox:
         public: bool = False,
         ttl: int | None = None,
         desc: str | None = None,
-        type: str | None = None,
-        storage: str | None = None,
+        type: Literal["standard", "latest"] | None = None,
+        storage: Literal["disk", "memory"] | None = None,
+        max_msgs: int | None = None,
+        retain: Literal["ttl", "ack"] | None = None,
+        ack: Literal["none", "explicit"] | None = None,
+        ack_wait: int | None = None,
+        max_deliver: int | None = None,
+        dead_letter: str | None = None,
+        subscribe: Iterable[str] = (),
     ) -> Created:
-        """Makes a mailbox: private without a name. A name that exists is joined and kept alive (`is_new` False)."""
-        asked = {"name": name, "public": public or None, "ttl": ttl, "desc": desc, "type": type, "storage": storage}
-        reply = await self._ask("MAILBOX.CREATE", asked)
+        """Makes a mailbox: private without a `name`. A name that exists is joined and kept alive (`is_new` False).
+
+        `ttl`: seconds it lives (a day), 0 for no end. `public`: it is listed in the directory, with `desc`.
+        `type`: "latest" keeps the newest message alone. `storage`: "memory" is gone when the broker stops.
+        `max_msgs`: how many messages it holds; a send beyond raises MailboxFull.
+
+        For readers in groups: a message that is not acknowledged within `ack_wait` seconds (60) comes again, up to
+        `max_deliver` times (5; 0: no limit), and then goes to the mailbox `dead_letter`. `retain`: "ack" deletes what
+        was acknowledged. `ack`: "explicit" lets queue subscriptions of plain NATS clients acknowledge.
+
+        `subscribe`: up to 8 patterns of broadcasts, like `pipeline.*`, that are stored into it.
+        """
+        reply = await self._ask(
+            "MAILBOX.CREATE",
+            {
+                "name": name,
+                "public": public or None,
+                "ttl": ttl,
+                "desc": desc,
+                "type": type,
+                "storage": storage,
+                "max_msgs": max_msgs,
+                "retain": retain,
+                "ack": ack,
+                "ack_wait": ack_wait,
+                "max_deliver": max_deliver,
+                "dead_letter": None if dead_letter is None else public_form(dead_letter),
+                "subscribe": [*subscribe] or None,
+            },
+        )
         return Created(
             mail_id=reply["mail_id"],
             send_only=reply["send_only"],
@@ -138,11 +145,14 @@ class AsyncMailbox:
         to: str,
         payload: Payload,
         *,
-        priority: str | None = None,
+        priority: Priority | None = None,
         reply_to: str | None = None,
         sender: str | None = None,
         ttl: int | None = None,
         delay: int | None = None,
+        key: str | None = None,
+        tags: Iterable[str] = (),
+        correlation_id: str | None = None,
         hops: int | None = None,
         dedup_id: str | None = None,
         receipts: Iterable[str] = (),
@@ -150,21 +160,32 @@ class AsyncMailbox:
     ) -> Sent:
         """Stores a message in the mailbox `to` and returns when it is stored; a broken connection stores it once.
 
-        `sender` is a mail_id or owner address of one's own: readers see its public form, checked by the broker.
-        `reply_to` is the address answers go to, one that readers may know; it travels in the header Reply-To.
-        `ttl` and `delay` count from now. The same `dedup_id` within two minutes stores nothing new. `hops` is how many
-        replies led to this one. `receipts` names what `sender`'s mailbox is told of: delivered, acked, expired, dead.
+        `payload`: bytes, text, or what becomes JSON: a dict, a list, a pydantic model. `priority`: without it normal.
+        `reply_to`: the address answers go to, one that readers may know. `sender`: a mail_id or owner address of one's
+        own; readers see its public form, checked by the broker. `ttl`, `delay`: seconds from now until it expires, and
+        until it is delivered. `key`: of the messages with this key the newest alone stays. `tags`: words for `query`.
+        `correlation_id`: what connects question and answer. `hops`: how many replies led to this one. `dedup_id`: the
+        same within two minutes stores nothing new. `receipts`: what `sender`'s mailbox is told of: delivered, acked,
+        expired, dead. `headers`: any others.
+
+        Raises MailboxFull, PayloadTooLarge, and NotAllowed when `sender` is not one's own.
         """
         address = address_of(to)
         sent = dict(headers or {})
         if reply_to is not None:
-            sent[REPLY_TO] = f"{PREFIX}INBOX.{_public_form(reply_to)}"
-        priority = priority or priority_of(to)
+            sent[REPLY_TO] = f"{PREFIX}INBOX.{public_form(reply_to)}"
         if sender is not None:
             sent["mq9-from"] = address_of(sender)
-        if events := ",".join(receipts):
-            sent["mq9-receipt"] = events
-        for header, value in (("mq9-ttl", ttl), ("mq9-delay", delay), ("mq9-hops", hops), ("mq9-priority", priority)):
+        for header, value in (
+            ("mq9-priority", priority or priority_of(to)),
+            ("mq9-ttl", ttl),
+            ("mq9-delay", delay),
+            ("mq9-key", key),
+            ("mq9-tags", ",".join(tags) or None),
+            ("mq9-receipt", ",".join(receipts) or None),
+            ("mq9-hops", hops),
+            (CORRELATION_ID, correlation_id),
+        ):
             if value is not None:
                 sent[header] = str(value)
         # An id of our own makes it safe to send again what a broken connection may or may not have stored.
@@ -172,19 +193,66 @@ class AsyncMailbox:
         reply = await self._request(f"INBOX.{address}", as_bytes(payload), address, headers=checked(sent))
         return Sent(reply["msg_id"], reply.get("duplicate", False))
 
-    async def broadcast(
+    async def ask(
         self,
-        domain_event: str,
+        to: str,
         payload: Payload,
         *,
+        timeout: float = 60.0,
+        priority: Priority | None = None,
+        sender: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Sends to everyone who listens to `domain.event` at this moment. Nothing is stored."""
-        if not _EVENT.fullmatch(domain_event):
-            raise MailboxError(
-                f"{domain_event!r} is no broadcast event: write it like 'pipeline.done', without wildcards"
+    ) -> Message:
+        """Sends a question to the mailbox `to` and waits up to `timeout` seconds for the answer, however it comes: what
+        is sent to the question's `reply_to`, by `answer` or an agent's `send`. Raises NoAnswer.
+
+        Each question has a private mailbox of its own for the answer, so that no answer is taken for another's. The
+        question expires with it: a reader who comes later does not find it.
+        """
+        lives = ceil(timeout) + 1
+        mine = await self.create(ttl=lives)
+        try:
+            await self.send(
+                to,
+                payload,
+                priority=priority,
+                reply_to=mine.send_only,
+                sender=sender,
+                ttl=lives,
+                correlation_id=secrets.token_hex(8),
+                headers=headers,
             )
-        await self._link.publish(f"{PREFIX}BROADCAST.{domain_event}", as_bytes(payload), checked(headers or {}))
+            got = await self.fetch(mine.mail_id, limit=1, wait=timeout)
+        finally:
+            await self._give_up(mine.mail_id)
+        if not got.messages:
+            raise NoAnswer(
+                f"{to} did not answer within {timeout:g} s: see whether anybody reads it, or ask with a longer timeout"
+            )
+        return got.messages[0]
+
+    async def answer(
+        self, message: Message, payload: Payload, *, priority: Priority | None = None, sender: str | None = None
+    ) -> Sent:
+        """Answers `message`: sends to its `reply_to`, else to its `sender`, with its correlation_id and one hop more.
+
+        `sender` is one's own mail_id or owner address, as in `send`. Raises InvalidRequest when it names nobody to
+        answer to, and MailboxNotFound when nobody waits for the answer any more.
+        """
+        to = message.reply_to or message.sender
+        if to is None:
+            raise InvalidRequest(
+                f"message {message.msg_id} has neither a reply_to nor a sender, so it cannot be answered: its sender "
+                f"must give one"
+            )
+        return await self.send(
+            to,
+            payload,
+            priority=priority,
+            sender=sender,
+            correlation_id=message.correlation_id,
+            hops=message.hops + 1,
+        )
 
     async def fetch(
         self,
@@ -192,7 +260,7 @@ class AsyncMailbox:
         *,
         group: str | None = None,
         member: str | None = None,
-        deliver: str | None = None,
+        deliver: Literal["earliest", "latest", "from_id"] | None = None,
         from_id: int | None = None,
         ack: Iterable[int] = (),
         limit: int = 100,
@@ -201,8 +269,12 @@ class AsyncMailbox:
         """Up to `limit` messages, most urgent first; when there is none, waits up to `wait` seconds for one.
 
         With a `group` they are leased to this connection (and `member`) until acknowledged, here by the next fetch's
-        `ack` or by `ack`; without one nothing is recorded. `deliver` ("earliest", "latest") and `from_id` say where
-        a new group, or a read without group, starts.
+        `ack` or by `ack`; without one nothing is recorded. What is not acknowledged in the mailbox's `ack_wait` goes to
+        the next reader. A named `member` that asks again is given what it has not acknowledged first. `deliver`
+        ("earliest", "latest") and `from_id` say where a new group, or a read without group, starts.
+
+        Cancelled while it waits for a group, it may have been given a message, which then comes again when its lease
+        ends. Raises LeaseLost when something in `ack` is another reader's by now: nothing is acknowledged then.
         """
         address = address_of(mailbox)
         loop = asyncio.get_running_loop()
@@ -235,9 +307,39 @@ class AsyncMailbox:
             return Fetched([message_of(item) for item in reply["messages"]], reply["more"], reply.get("waiting"))
 
     async def ack(self, mailbox: str, group: str, msg_ids: Iterable[int], *, member: str | None = None) -> None:
-        """Acknowledges exactly these messages for the group: nobody in it gets them again."""
+        """Acknowledges exactly these messages for the group: nobody in it gets them again.
+
+        Raises LeaseLost when one of them is another reader's by now: nothing is acknowledged then.
+        """
         address = address_of(mailbox)
         await self._ask(f"MSG.ACK.{address}", {"group_name": group, "member": member, "msg_ids": [*msg_ids]}, address)
+
+    def messages(self, mailbox: str, *, group: str | None = None) -> Stream[Message]:
+        """Live: everything waiting, most urgent first, then what arrives, for `async for`. Ends with the mailbox.
+
+        Without a group everyone who listens gets every message, each once, and nothing is consumed. With a group each
+        message goes to one reader of it, is kept from the others while that reader works, and counts as read when it
+        asks for the next one; what it had not finished when it stopped comes again, to whoever is there.
+        """
+        return Stream(self._batches(address_of(mailbox), group)[0])
+
+    def receive(self, mailbox: str, callback: Callback, *, resume: str | None = None) -> Receiver:
+        """Calls `callback` with each message: everything waiting, most urgent first, then what arrives, one by one.
+
+        `callback` is a coroutine function, or a function that does not block. It runs in the background from now on:
+        `await` what is returned to wait for its end, `stop()` it, or use it in `async with`. It ends with the mailbox.
+
+        `resume` is the name of a group: each message goes to one receiver of it, wherever that runs, is kept from the
+        others while the callback works, and is acknowledged when it returns; after a restart it goes on where it was.
+        Without it every message is received, each time from the first that is stored, and nothing is consumed.
+
+        A callback that raises is logged (logger mq9.client) and the next message received. With `resume` the message is
+        not acknowledged: it comes again when its lease ends (the mailbox's `ack_wait`), to any receiver, and after
+        `max_deliver` times it goes to the mailbox's `dead_letter`.
+        """
+        address = address_of(mailbox)
+        batches, work = self._batches(address, resume)
+        return Receiver(batches, work, callback, address, self._receivers)
 
     async def query(
         self,
@@ -246,97 +348,103 @@ class AsyncMailbox:
         after: str | None = None,
         limit: int = 100,
         since: int | None = None,
+        key: str | None = None,
+        tags: Iterable[str] = (),
         group: str | None = None,
     ) -> Page:
-        """Reads and consumes nothing. `after` is a page's `next`; `since` unix seconds; `group` adds its `waiting`."""
+        """What the mailbox holds, most urgent first, read or not; consumes nothing.
+
+        `after`: the `next` of the page before. `limit`: from 0 to 1000. `since`: sent after these unix seconds. `key`:
+        the newest message of that key. `tags`: only what has all of them. `group`: tells what it has not had, in
+        `waiting`.
+        """
         address = address_of(mailbox)
-        asked = {"after": after, "limit": limit, "since": since, "group_name": group}
+        asked = {
+            "after": after,
+            "limit": limit,
+            "since": since,
+            "key": key,
+            "tags": [*tags] or None,
+            "group_name": group,
+        }
         reply = await self._ask(f"MAILBOX.QUERY.{address}", asked, address)
         messages = [message_of(item) for item in reply["messages"]]
         return Page(messages, reply["unread"], reply.get("next"), reply.get("waiting"))
 
     async def delete(self, mailbox: str, msg_id: int) -> None:
-        """Deletes one message. A public mailbox needs its owner address."""
+        """Deletes one message. A public mailbox needs its owner address (NotAllowed). Raises MessageNotFound."""
         address = address_of(mailbox)
         await self._ask(f"MAILBOX.DELETE.{address}.{int(msg_id)}", {}, address, attempts=1)
 
-    async def renew(self, mailbox: str, ttl: int) -> None:
-        """Moves the expiry to `ttl` seconds from now. A public mailbox needs its owner address."""
+    async def renew(self, mailbox: str, ttl: int | None = None) -> int | None:
+        """Moves the expiry to `ttl` seconds from now (0: none; without it: as long as it was created for), and gives it
+        in unix seconds, None for never. A public mailbox needs its owner address (NotAllowed)."""
         address = address_of(mailbox)
-        await self._ask(f"MAILBOX.RENEW.{address}", {"ttl": ttl}, address)
+        reply = await self._ask(f"MAILBOX.RENEW.{address}", {"ttl": ttl}, address)
+        expires_at: int | None = reply.get("expires_at")
+        return expires_at
 
     async def drop(self, mailbox: str) -> None:
-        """Destroys the mailbox and its messages now. A public mailbox needs its owner address."""
+        """Destroys the mailbox and its messages now. A public mailbox needs its owner address (NotAllowed)."""
         address = address_of(mailbox)
         await self._ask(f"MAILBOX.DROP.{address}", {}, address, attempts=1)
 
     async def list(self, prefix: str = "", limit: int = 100, after: str | None = None) -> Directory:
-        """The public mailboxes whose names begin with `prefix`."""
+        """The public mailboxes whose names begin with `prefix`, by name. `after`: the `next` of the page before."""
         asked = {"prefix": prefix or None, "limit": limit, "after": after}
         reply = await self._ask("PUBLIC.LIST", asked)
-        found = [
-            Listed(item["mail_id"], item.get("desc") or "", item["ttl"], item.get("expires_at"))
-            for item in reply["mailboxes"]
-        ]
-        return Directory(found, reply.get("next"))
+        return Directory([listed_of(item) for item in reply["mailboxes"]], reply.get("next"))
 
-    def messages(self, mailbox: str, *, group: str | None = None) -> AsyncGenerator[Message, None]:
-        """Live: everything waiting, then what arrives. Ends when the mailbox expires or is dropped.
+    def watch(self) -> Stream[Change]:
+        """The directory as it changes, for `async for`: `created` for each public mailbox there is, then what happens.
 
-        Without a group everyone who listens gets every message, each once, and nothing is consumed. With a group each
-        message goes to one reader of it, and counts as read when that reader asks for the next one.
+        A worker that keeps its mailbox alive and dies is seen to be `expired`. While no broker could be reached,
+        changes may have been missed: what was created is told afterwards, what expired meanwhile is not.
         """
-        address = address_of(mailbox)
+        return Stream(live.hear(self._connected, f"{PREFIX}PUBLIC.LIST", live.Known().news))
+
+    async def broadcast(self, domain_event: str, payload: Payload, *, headers: Mapping[str, str] | None = None) -> None:
+        """Sends to everyone who listens to `domain.event` at this moment, and to the mailboxes that were created with
+        a matching pattern in `subscribe`."""
+        subject = f"{PREFIX}BROADCAST.{event_of(domain_event)}"
+        link = await self._connected()
+        await link.publish(subject, as_bytes(payload), checked(headers or {}))
+
+    def listen(self, pattern: str, *, group: str | None = None) -> Stream[Broadcast]:
+        """The broadcasts of events like `pattern`, for `async for`: `pipeline.done`, `pipeline.*` (one word), or
+        `pipeline.>` (all that follows). With a `group` each goes to one listener of it.
+
+        What is broadcast while nobody listens is gone: `async with mq9.listen(...) as heard` listens from its first
+        line on. To have it stored, create a mailbox with `subscribe`.
+        """
+        return Stream(live.hear(self._connected, f"{PREFIX}BROADCAST.{pattern_of(pattern)}", heard, group or ""))
+
+    async def declare(self, address: str, can: Iterable[str], *, details: Mapping[str, Any] | None = None) -> None:
+        """Says on the capability board what whoever reads the mailbox `address` can do.
+
+        `address` is a public name or send-only address. It is remembered as long as that mailbox lives, and replaces
+        what was said of it before. `details` are further fields, as JSON.
+        """
+        said = {**(details or {}), "from": public_form(address), "can": [*can]}
+        await self.broadcast(BOARD, said)
+
+    async def find(self, can: str | None = None) -> tuple[Capability, ...]:
+        """Who can do `can`, by the capability board; without it, everybody who is on it. What they say of themselves
+        is not proven."""
+        said = await live.remembered(self._connected, f"{PREFIX}BROADCAST.{BOARD}", capability_of)
+        newest = {one.address: one for one in said}
+        return tuple(one for one in newest.values() if can is None or can in one.can)
+
+    def _batches(self, address: str, group: str | None) -> tuple[live.Batches[Message], live.Work | None]:
+        """What comes in a mailbox, and the group's reader, if there is one."""
         if group is None:
-            return live.follow(self._link, address, lambda: self.query(address, limit=1))
-        return live.work(self._link, self.fetch, address, group, self._members)
+            return live.follow(self._connected, address, lambda: self.query(address, limit=0)), None
+        own = AsyncMailbox(self._named, autostart=self._autostart, name=self._name)
+        work = live.Work(self._connected, own, address, group)
+        return work.batches(), work
 
-    async def _ask(
-        self,
-        verb: str,
-        asked: Mapping[str, Any],
-        address: str = "",
-        *,
-        timeout: float = ANSWER_WITHIN,
-        attempts: int = ATTEMPTS,
-    ) -> dict[str, Any]:
-        body = as_bytes({name: value for name, value in asked.items() if value is not None})
-        return await self._request(verb, body, address, timeout=timeout, attempts=attempts)
-
-    async def _request(
-        self,
-        verb: str,
-        body: bytes,
-        address: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        timeout: float = ANSWER_WITHIN,
-        attempts: int = ATTEMPTS,
-    ) -> dict[str, Any]:
-        reply = await self._link.request(PREFIX + verb, body, headers=headers, timeout=timeout, attempts=attempts)
-        error = reply.get("error")
-        if error == f"mailbox {address} does not exist":
-            raise MailboxNotFound(
-                address, f"{error}: check the address, or create it; a mailbox ends when its ttl does"
-            )
-        if error:
-            raise MailboxError(str(error))
-        return reply
-
-
-def _local_broker(directory: Path, start: bool) -> str:
-    url = find_or_start(directory) if start else find(directory)
-    if url is None:
-        raise BrokerUnavailable(f"no broker is running in {directory}: start one with `mq9 broker`")
-    return url
-
-
-def _public_form(address: str) -> str:
-    """`address` if readers may see it. Raises MailboxError for a secret: whoever reads it could read all its mail."""
-    address = address_of(address)
-    if address.startswith("m-") and len(address) == SECRET_LENGTH:
-        raise MailboxError(
-            "reply_to is a mail_id, which opens the mailbox to everybody who reads the message: give its send_only "
-            "address (s-…), which creating it also gave"
-        )
-    return address
+    async def _give_up(self, mail_id: str) -> None:
+        try:
+            await self.drop(mail_id)
+        except MailboxError:
+            pass  # it ends by its ttl

@@ -14,7 +14,8 @@ from nats.aio.client import Client, Server
 
 from mq9_mcp import autostart
 from mq9_mcp.endpoint import Endpoint
-from mq9_mcp.errors import BrokerUnavailable, Interrupted, MailboxError
+from mq9_mcp.errors import BrokerUnavailable, Interrupted, InvalidRequest, PayloadTooLarge
+from mq9_mcp.replies import Replies
 from mq9_mcp.transport import client_of
 
 ANSWER_WITHIN = 10.0  # seconds a broker has to answer, beyond what a long poll asked for
@@ -25,6 +26,7 @@ RETRY_EVERY = 0.1  # seconds between two attempts to reconnect
 REFUSED_REST = 2.0  # seconds before showing a broker again what it refused
 ATTEMPTS = 3  # how often a request that may be repeated is sent, when connections break under it
 
+NOBODY_THERE = "503"  # the status with which a server answers for who does not listen
 BAD_ADDRESS = "the address holds characters that no address has: check it"
 
 log = logging.getLogger("mq9.client")
@@ -51,6 +53,7 @@ class Connection:
         self._closed = False
         self._online = asyncio.Event()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._replies = Replies()
         self._lost_at = 0.0
         self._mending: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -93,15 +96,24 @@ class Connection:
         """Publishes and waits until the broker has seen it (and, in a mailbox, stored it)."""
         await self.ready()
         self._check_size(payload, headers)
+        try:
+            await self.nats.publish(subject, payload, headers=dict(headers) if headers else None)
+        except nats.errors.BadSubjectError:
+            raise InvalidRequest(BAD_ADDRESS) from None
+        except nats.errors.Error as error:
+            raise Interrupted(self._interrupted()) from error
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Waits until the broker has seen everything that was published and subscribed to before."""
 
         async def through() -> None:
-            await self.nats.publish(subject, payload, headers=dict(headers) if headers else None)
+            # nats-py writes a PING ahead of the commands that it still holds: the second one comes after them
+            await self.nats.flush(timeout=int(ANSWER_WITHIN))
             await self.nats.flush(timeout=int(ANSWER_WITHIN))
 
         try:
             await self._unless_lost(through())
-        except nats.errors.BadSubjectError:
-            raise MailboxError(BAD_ADDRESS) from None
         except nats.errors.Error as error:
             raise Interrupted(self._interrupted()) from error
 
@@ -136,43 +148,51 @@ class Connection:
         self._online.clear()
         if self._mending is not None:
             self._mending.cancel()
+        self._replies.interrupt("this client was closed before the broker answered")
         await self.nats.close()
 
     async def _ask(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None, timeout: float
     ) -> dict[str, Any]:
         self._check_size(payload, headers)
-        question = self.nats.request(subject, payload, timeout=timeout, headers=dict(headers) if headers else None)
+        replies = self._replies
+        answers_to, answer = replies.expect()
         try:
-            reply = json.loads((await self._unless_lost(question)).data)
-        except nats.errors.NoRespondersError:
-            raise BrokerUnavailable(
-                f"the server at {self.url} does not answer mailbox requests: it is no mq9 broker"
-            ) from None
-        except nats.errors.TimeoutError:
+            await self.nats.publish(subject, payload, answers_to, dict(headers) if headers else None)
+            async with asyncio.timeout(timeout):
+                message = await answer
+            if message.headers and message.headers.get("Status") == NOBODY_THERE:
+                raise BrokerUnavailable(
+                    f"the server at {self.url} does not answer mailbox requests: it is no mq9 broker"
+                )
+            reply = json.loads(message.data)
+        except TimeoutError:
             raise BrokerUnavailable(
                 f"the mq9 broker at {self.url} did not answer within {timeout:.0f} s: see `mq9 status`, then repeat"
             ) from None
         except nats.errors.BadSubjectError:
-            raise MailboxError(BAD_ADDRESS) from None
+            raise InvalidRequest(BAD_ADDRESS) from None
         except nats.errors.Error as error:
             raise Interrupted(self._interrupted()) from error
         except ValueError:
             raise BrokerUnavailable(
                 f"the server at {self.url} answered something that is not JSON: it is no mq9 broker"
             ) from None
+        finally:
+            replies.forget(answers_to)
         if not isinstance(reply, dict):
             raise BrokerUnavailable(f"the server at {self.url} is no mq9 broker: its answer is no object")
         return reply
 
     async def _unless_lost(self, doing: Coroutine[Any, Any, T]) -> T:
-        """Ends what waits on a connection when the connection does; nats-py would let it run into its timeout."""
-        task = asyncio.ensure_future(doing)
+        """Ends what waits on a connection when the connection does; nats-py would let it run into its timeout, or take
+        it for done."""
+        task, lost = asyncio.ensure_future(doing), self._lost
         try:
-            await asyncio.wait((task, self._lost), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise Interrupted(self._interrupted())
+            await asyncio.wait((task, lost), return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                raise Interrupted(self._interrupted())
+            return task.result()
         finally:
             task.cancel()
 
@@ -182,10 +202,7 @@ class Connection:
         if headers:
             size += 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
         if size > self.nats.max_payload:
-            raise MailboxError(
-                f"the message has {size} bytes, the broker takes at most {self.nats.max_payload}: "
-                f"send it in parts, or send where to find it"
-            )
+            raise PayloadTooLarge(size, self.nats.max_payload)
 
     async def _dial(self) -> None:
         client, options = client_of(self._endpoint)
@@ -218,6 +235,7 @@ class Connection:
         if not client.is_connected:
             await client.close()
             raise BrokerUnavailable(f"the mq9 broker at {self.url} closed the connection: see its log")
+        await self._replies.listen(client)
         self.nats = client
         await self._on_connected()
 
@@ -269,6 +287,7 @@ class Connection:
         self._lost_at = asyncio.get_running_loop().time()
         if not self._lost.done():
             self._lost.set_result(None)
+        self._replies.interrupt(self._interrupted())
         for listener in tuple(self.listeners):
             listener(None)
         if self._home is not None and not self._closed:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from mq9_mcp.errors import MailboxError
+from mq9_mcp.errors import InvalidPayload, InvalidRequest
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 PREFIX = "$mq9.AI."
 TIERS = {"critical": 0, "urgent": 1, "high": 1, "normal": 2, "low": 3, "notify": 3}
 REPLY_TO = "Reply-To"  # a sender who wants to hear the msg_id cannot use the reply subject for answers
+CORRELATION_ID = "Correlation-Id"
+SECRET_LENGTH = 28  # characters of a mail_id
 _SENDING = re.compile(
     r"\$mq9\.AI\.(?:INBOX|MAILBOX|MSG\.SEND)\.(?P<address>.+?)(?:\.(?P<priority>" + "|".join(TIERS) + r"))?"
 )
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ADDRESS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
-
+_EVENT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)+")
+_PATTERN = re.compile(r"(?:[^\s.*>]+|\*)(?:\.(?:[^\s.*>]+|\*))*(?:\.>)?|>")
 
 Payload: TypeAlias = "bytes | str | Mapping[str, Any] | list[Any] | BaseModel"
+Priority: TypeAlias = Literal["critical", "urgent", "high", "normal", "low", "notify"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,44 @@ class Sent:
     duplicate: bool = False
 
 
+class Content:
+    """What has a `payload` of bytes, and how to read it."""
+
+    __slots__ = ()
+    payload: bytes
+
+    @property
+    def text(self) -> str:
+        """The payload as text; bytes that are not UTF-8 become U+FFFD."""
+        return self.payload.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The payload read as JSON. Raises InvalidPayload when it is none."""
+        try:
+            return json.loads(self.payload)
+        except (ValueError, RecursionError) as error:
+            raise InvalidPayload(f"{self._name()} is no JSON ({error}): read it with .text or .payload") from None
+
+    def model(self, kind: type[T]) -> T:
+        """The payload read as `kind`: a pydantic model, a dataclass, a TypedDict, `list[int]`, …
+
+        Raises InvalidPayload, which says what is wrong with which field, and shows none of the values.
+        """
+        from mq9_mcp.models import read
+
+        return read(kind, self.payload, self._name())
+
+    def _name(self) -> str:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
-class Message:
-    """One message as it was sent. `create_time` is unix seconds; `reply_to` is an address for `send`, or None."""
+class Message(Content):
+    """One message of a mailbox, as it was sent.
+
+    `create_time` is unix seconds; `reply_to` is an address for `send`, or None. `headers` are those of the sender, and
+    those that the broker vouches for, which begin with `mq9-`.
+    """
 
     msg_id: int
     payload: bytes
@@ -61,43 +101,114 @@ class Message:
     reply_to: str | None = None
 
     @property
-    def text(self) -> str:
-        """The payload as text; bytes that are not UTF-8 become U+FFFD."""
-        return self.payload.decode("utf-8", "replace")
+    def sender(self) -> str | None:
+        """The sender's send-only address or public name as the broker checked it, or None."""
+        return self._header("mq9-from")
+
+    @property
+    def correlation_id(self) -> str | None:
+        """What the sender calls the exchange that this belongs to, or None."""
+        return self._header(CORRELATION_ID)
+
+    @property
+    def key(self) -> str | None:
+        """The key that it was sent with, or None."""
+        return self._header("mq9-key")
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags that it was sent with."""
+        tags = self._header("mq9-tags")
+        return tags.split(",") if tags else []
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was given out to the group that it is read with, this time included; 1 without a group."""
+        return int(self._header("mq9-deliveries") or 1)
+
+    @property
+    def hops(self) -> int:
+        """How many replies led to this message."""
+        hops = self._header("mq9-hops")
+        return int(hops) if hops and hops.isdecimal() else 0
+
+    @property
+    def event(self) -> str | None:
+        """Of a broadcast that was stored into the mailbox: its event, like `pipeline.done`. Else None."""
+        subject = self._header("mq9-subject")
+        return subject.removeprefix(f"{PREFIX}BROADCAST.") if subject else None
+
+    @property
+    def receipt(self) -> str | None:
+        """Of a receipt: what happened to the message in `json()`: delivered, acked, expired or dead. Else None."""
+        return self._header("mq9-receipt")
+
+    def _header(self, name: str) -> str | None:
+        value = self.headers.get(name)
+        return value if isinstance(value, str) else None
+
+    def _name(self) -> str:
+        return f"message {self.msg_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast(Content):
+    """What was broadcast, and heard: `event` is like `pipeline.done`. `reply_to` is an address for `send`, or None."""
+
+    event: str
+    payload: bytes
+    headers: Mapping[str, str]
+    reply_to: str | None = None
 
     @property
     def sender(self) -> str | None:
-        """The sender's send-only address or public name as the broker checked it, or None."""
-        value = self.headers.get("mq9-from")
-        return value if isinstance(value, str) else None
+        """What the sender calls itself in `mq9-from`. A broadcast's sender is claimed, not proven."""
+        return self.headers.get("mq9-from")
 
-    def json(self) -> Any:
-        """The payload read as JSON. Raises ValueError when it is none."""
-        return json.loads(self.payload)
+    def _name(self) -> str:
+        return f"the broadcast {self.event}"
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a fetch returned, most urgent first. `waiting`: what the group still has to get, by tier."""
+    """What a fetch returned, most urgent first: its `messages`, and it can be iterated over itself.
+
+    `more`: there was more than fitted. `waiting`: what the group still has to get, by tier.
+    """
 
     messages: list[Message]
     more: bool
     waiting: dict[str, int] | None = None
 
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self.messages)
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a query returned, most urgent first. `unread`: how many are stored; `next`: the cursor for `after`."""
+    """What a query returned, most urgent first: its `messages`, and it can be iterated over itself.
+
+    `unread`: how many messages are stored. `next`: the cursor for `after`. `waiting`: what the group still has to get.
+    """
 
     messages: list[Message]
     unread: int
     next: str | None = None
     waiting: dict[str, int] | None = None
 
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self.messages)
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A line of the directory."""
+    """A line of the directory. `ttl` in seconds, `expires_at` in unix seconds, None for never."""
 
     mail_id: str
     desc: str
@@ -107,22 +218,73 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A page of the directory; `next` is the cursor for `after`."""
+    """A page of the directory: its `mailboxes`, and it can be iterated over itself. `next`: the cursor for `after`."""
 
     mailboxes: list[Listed]
     next: str | None = None
 
+    def __iter__(self) -> Iterator[Listed]:
+        return iter(self.mailboxes)
+
+    def __len__(self) -> int:
+        return len(self.mailboxes)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the directory: `event` is created, renewed, expired or dropped, `mailbox` the line as it was then."""
+
+    event: str
+    mailbox: Listed
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """What somebody says it can do, on the capability board. `address` is where to write to."""
+
+    address: str
+    can: tuple[str, ...]
+    details: Mapping[str, Any]
+
 
 def address_of(text: str) -> str:
-    """The address in `text`: itself, or the one a sending subject names. Raises MailboxError for anything else."""
+    """The address in `text`: itself, or the one a sending subject names. Raises InvalidRequest for anything else."""
     subject = _SENDING.fullmatch(text)
     address = subject["address"] if subject else text
     if not _ADDRESS.fullmatch(address) or ".." in address or address.rpartition(".")[2] in TIERS:
-        raise MailboxError(
+        raise InvalidRequest(
             f"{text!r} is no mailbox address: give a mail_id, a send_only address or a public name "
             f"(lower case letters, digits, '.', '-' and '_')"
         )
     return address
+
+
+def public_form(text: str) -> str:
+    """The address in `text` if others may see it. Raises InvalidRequest for a secret: it would open the mailbox to
+    whoever reads it."""
+    address = address_of(text)
+    if address.startswith("m-") and len(address) == SECRET_LENGTH:
+        raise InvalidRequest(
+            "a mail_id opens its mailbox to everybody who reads it: give its send_only address (s-…), which creating "
+            "it also gave"
+        )
+    return address
+
+
+def event_of(text: str) -> str:
+    """`text`, if it can be broadcast. Raises InvalidRequest when it can't."""
+    if not _EVENT.fullmatch(text):
+        raise InvalidRequest(f"{text!r} is no broadcast event: write it like 'pipeline.done', without wildcards")
+    return text
+
+
+def pattern_of(text: str) -> str:
+    """`text`, if one can listen to it. Raises InvalidRequest when one can't."""
+    if not _PATTERN.fullmatch(text):
+        raise InvalidRequest(
+            f"{text!r} is no pattern of broadcasts: write it like 'pipeline.done', 'pipeline.*' or 'pipeline.>'"
+        )
+    return text
 
 
 def priority_of(text: str) -> str | None:
@@ -142,16 +304,18 @@ def as_bytes(payload: Payload) -> bytes:
             return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
         return payload.model_dump_json().encode()
     except (TypeError, ValueError) as error:
-        raise MailboxError(f"the payload cannot be written as UTF-8 text or JSON ({error}): convert it first") from None
+        raise InvalidRequest(
+            f"the payload cannot be written as UTF-8 text or JSON ({error}): convert it first"
+        ) from None
 
 
 def checked(headers: Mapping[str, str]) -> Mapping[str, str]:
     """`headers`, if each can be sent as it is; a client library would change what cannot without a word."""
     for name, value in headers.items():
         if not _HEADER.fullmatch(name):
-            raise MailboxError(f"{name!r} cannot be a header name: use letters, digits and '-'")
+            raise InvalidRequest(f"{name!r} cannot be a header name: use letters, digits and '-'")
         if "\n" in value or "\r" in value:
-            raise MailboxError(f"the header {name!r} has more than one line: put that into the payload")
+            raise InvalidRequest(f"the header {name!r} has more than one line: put that into the payload")
     return headers
 
 
@@ -173,7 +337,35 @@ def reply_address(subject: object) -> str | None:
     """The address to answer to, from a reply subject or header as a stranger wrote it; None when it is none."""
     try:
         return address_of(subject) if isinstance(subject, str) and subject else None
-    except MailboxError:
+    except InvalidRequest:
+        return None
+
+
+def listed_of(item: Mapping[str, Any]) -> Listed:
+    """A line of the directory from its JSON form."""
+    return Listed(item["mail_id"], item.get("desc") or "", item["ttl"], item.get("expires_at"))
+
+
+def heard(message: Msg) -> Broadcast:
+    """A broadcast as it was heard."""
+    headers = dict(message.headers or {})
+    event = message.subject.removeprefix(f"{PREFIX}BROADCAST.")
+    return Broadcast(event, message.data, headers, reply_address(message.reply or headers.get(REPLY_TO)))
+
+
+def change_of(message: Msg) -> Change:
+    """A change of the directory as it was pushed."""
+    item = json.loads(message.data)
+    return Change(item["event"], listed_of(item))
+
+
+def capability_of(message: Msg) -> Capability | None:
+    """A declaration as it was heard; None for one that says nothing of who or what."""
+    try:
+        said = json.loads(message.data)
+        address, can = address_of(said.pop("from")), said.pop("can")
+        return Capability(address, tuple(can if isinstance(can, list) else [can]), said)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None
 
 

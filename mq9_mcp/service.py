@@ -27,7 +27,7 @@ from mq9_mcp.excerpt import place
 from mq9_mcp.home import Home
 from mq9_mcp.identity import Own, SessionMap, is_private, is_send_only
 from mq9_mcp.loops import LoopGuard, Recent
-from mq9_mcp.mail import address_of
+from mq9_mcp.mail import Priority, address_of
 from mq9_mcp.reading import KEEP_EVERY, Inbox, OnWait, Reader
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Agent:
         body: str,
         *,
         subject: str = "",
-        priority: str | None = None,
+        priority: Priority | None = None,
         reply_to: str | None = None,
         correlation_id: str = "",
         ttl: int | None = None,

@@ -33,8 +33,10 @@ def texts(messages: list[Message]) -> list[str]:
 async def test_the_package_gives_out_the_client() -> None:
     assert mq9_mcp.AsyncMailbox is AsyncMailbox
     assert mq9_mcp.MailboxError is MailboxError
-    with pytest.raises(AttributeError, match="no attribute 'Mailbox'"):
-        _ = mq9_mcp.Mailbox
+    for name in mq9_mcp.__all__:
+        assert getattr(mq9_mcp, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Letterbox'"):
+        _ = mq9_mcp.Letterbox
 
 
 async def test_a_private_mailbox(mq9: AsyncMailbox) -> None:
