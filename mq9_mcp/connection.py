@@ -40,11 +40,13 @@ class Connection:
 
     `home` is the data directory whose broker this is, wherever it listens; None when there is nothing but the `url`.
     `listeners` are called with None when the connection is lost, and with the error when the broker sent an `-ERR`.
+    `made` is how often there was a connection.
     """
 
     def __init__(self, url: str, *, home: Path | None, name: str) -> None:
         self.nats = Client()
         self.listeners: set[Listener] = set()
+        self.made = 0
         self._endpoint = Endpoint.at(url)
         self._refused: BrokerUnavailable | None = None
         self._dialling = False
@@ -108,9 +110,10 @@ class Connection:
         """Waits until the broker has seen everything that was published and subscribed to before."""
 
         async def through() -> None:
-            # nats-py writes a PING ahead of the commands that it still holds: the second one comes after them
-            await self.nats.flush(timeout=int(ANSWER_WITHIN))
-            await self.nats.flush(timeout=int(ANSWER_WITHIN))
+            # nats-py's flush() takes a connection that is just being lost for flushed, and its PING is written ahead of
+            # the commands that it still holds: the second one comes after them
+            await self.nats.rtt(timeout=int(ANSWER_WITHIN))
+            await self.nats.rtt(timeout=int(ANSWER_WITHIN))
 
         try:
             await self._unless_lost(through())
@@ -185,8 +188,7 @@ class Connection:
         return reply
 
     async def _unless_lost(self, doing: Coroutine[Any, Any, T]) -> T:
-        """Ends what waits on a connection when the connection does; nats-py would let it run into its timeout, or take
-        it for done."""
+        """Ends what waits on a connection when the connection does; nats-py would let it run into its timeout."""
         task, lost = asyncio.ensure_future(doing), self._lost
         try:
             await asyncio.wait((task, lost), return_when=asyncio.FIRST_COMPLETED)
@@ -274,6 +276,7 @@ class Connection:
     async def _on_connected(self) -> None:
         self._lost = asyncio.get_running_loop().create_future()
         self._refused = None
+        self.made += 1
         self._online.set()
 
     async def _on_reconnected(self) -> None:

@@ -194,6 +194,7 @@ class Work:
         first = await self._connected()
         while True:
             await first.ready(patient=True)
+            number = first.made
             try:
                 await self._client._connected()
                 return
@@ -202,7 +203,8 @@ class Work:
                     await first.flush()
                 except BrokerUnavailable:
                     continue
-                raise
+                if first.made == number:
+                    raise
 
     async def _take(self, *, ack: tuple[int, ...] = (), wait: float = 0.0) -> Fetched:
         return await self._client.fetch(

@@ -72,10 +72,11 @@ class Receiver:
 
     async def begun(self) -> None:
         """Waits until it has begun. Raises MailboxNotFound, or BrokerUnavailable, when it can't."""
+        self._awaited = True
         await asyncio.wait((self._begun, self._task), return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():
-            self._awaited = True
             self._task.result()
+        self._awaited = False
 
     def on_end(self, function: Callable[[], None]) -> None:
         """Has a function called at the end."""

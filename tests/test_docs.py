@@ -1,7 +1,7 @@
 """Every code block of the README and of docs/ is run here, in the order in which a reader meets them.
 
     sh          bash -e, in an empty HOME, with the installed commands on the PATH
-    python      a script, with the address of the broker in the place of nats://127.0.0.1:4222
+    python      a script, with the address of the broker in the place of nats://127.0.0.1:4222; `python test`: by pytest
     mq9         requests, answers and deliveries, as docs/protocol.md explains them
     toml, json  parsed (a toml block that names settings of the broker is also loaded by it)
     text        output or a picture, not code
@@ -123,8 +123,9 @@ def test_shell(block: Block, environment: dict[str, str], home: Path) -> None:
 def test_python(block: Block, environment: dict[str, str], home: Path, running: Broker) -> None:
     script = home / "example.py"
     script.write_text(block.code.replace("nats://127.0.0.1:4222", running.url))
+    by = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if block.note == "test" else []
     done = subprocess.run(
-        [sys.executable, script], env=environment, cwd=home, capture_output=True, text=True, timeout=60
+        [sys.executable, *by, script], env=environment, cwd=home, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 

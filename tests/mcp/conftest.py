@@ -9,8 +9,20 @@ from agents import Clock, MakeServer
 from mcp.server.mcpserver import MCPServer
 
 from e2e.harness import Broker
+from mq9_mcp.client import AsyncMailbox
 from mq9_mcp.server import make_server
 from mq9_mcp.service import Service
+
+
+@pytest.fixture(scope="session")
+def mq9_broker(server: Broker) -> Broker:
+    """The fixtures that this package gives to others use the broker that all tests share."""
+    return server
+
+
+@pytest.fixture
+def mq9(mq9_async_mailbox: AsyncMailbox) -> AsyncMailbox:
+    return mq9_async_mailbox
 
 
 @pytest.fixture

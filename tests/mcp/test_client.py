@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from nats.aio.client import Client
@@ -15,15 +15,20 @@ import mq9_mcp
 from e2e.harness import NOBODY, Broker, fresh_name
 from mq9_mcp.client import AsyncMailbox, BrokerUnavailable, MailboxError, MailboxNotFound, Message
 from mq9_mcp.connection import Connection
-from mq9_mcp.errors import mask
+from mq9_mcp.errors import (
+    InvalidPayload,
+    InvalidRequest,
+    LeaseLost,
+    MailboxFull,
+    MessageNotFound,
+    Misused,
+    NoAnswer,
+    NotAllowed,
+    PayloadTooLarge,
+    mask,
+)
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def mq9(server: Broker) -> AsyncIterator[AsyncMailbox]:
-    async with await AsyncMailbox.connect(server.url) as client:
-        yield client
 
 
 def texts(messages: list[Message]) -> list[str]:
@@ -469,3 +474,245 @@ async def test_a_sending_subject_keeps_its_priority(mq9: AsyncMailbox) -> None:
     await mq9.send(f"$mq9.AI.INBOX.{made.send_only}.urgent", "x")
     await mq9.send(f"$mq9.AI.INBOX.{made.send_only}.urgent", "y", priority="low")
     assert [message.priority for message in (await mq9.query(made.mail_id)).messages] == ["urgent", "low"]
+
+
+async def test_it_connects_when_it_is_first_used(server: Broker) -> None:
+    client = AsyncMailbox(server.url)
+    assert client.url == server.url
+    with pytest.raises(Misused, match="no connection yet"):
+        _ = client.nats
+    made = await asyncio.gather(*(client.create() for _ in range(5)))
+    assert len({mailbox.mail_id for mailbox in made}) == 5
+    assert client.nats.is_connected
+    await client.close()
+    unused = AsyncMailbox(server.url)
+    await unused.close()
+    with pytest.raises(BrokerUnavailable, match="this client is closed"):
+        await unused.create()
+
+
+def test_another_event_loop_is_noticed(server: Broker) -> None:
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        client = AsyncMailbox(server.url)
+        first.run(client.create())
+        with pytest.raises(Misused, match="another event loop"):
+            second.run(client.create())
+        first.run(client.close())
+
+
+async def test_the_settings_of_a_mailbox(mq9: AsyncMailbox) -> None:
+    grave = await mq9.create()
+    made = await mq9.create(
+        type="standard",
+        storage="memory",
+        max_msgs=2,
+        retain="ack",
+        ack="explicit",
+        ack_wait=1,
+        max_deliver=1,
+        dead_letter=grave.send_only,
+        subscribe=["settings.*"],
+    )
+    await mq9.broadcast("settings.changed", "stored", headers={"Trace": "1"})
+    (stored,) = await mq9.fetch(made.mail_id, group="g", wait=5)
+    assert (stored.text, stored.event, stored.deliveries, stored.headers["Trace"]) == (
+        "stored",
+        "settings.changed",
+        1,
+        "1",
+    )
+    await mq9.send(made.send_only, "second")
+    with pytest.raises(MailboxFull, match="max_msgs of 2"):
+        await mq9.send(made.send_only, "third")
+    (dead,) = await mq9.fetch(grave.mail_id, wait=10)
+    assert dead.text == "stored"
+    assert (await mq9.query(made.mail_id)).unread == 1
+    with pytest.raises(InvalidRequest, match="send_only address"):
+        await mq9.create(dead_letter=grave.mail_id)
+
+
+async def test_keys_and_tags(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    for body in ("old", "new"):
+        await mq9.send(made.send_only, body, key="state", tags=["db", "prod"])
+    await mq9.send(made.send_only, "other", tags=["db"], correlation_id="c-1", hops=3)
+    assert texts((await mq9.query(made.mail_id, key="state")).messages) == ["new"]
+    assert texts((await mq9.query(made.mail_id, tags=["prod", "db"])).messages) == ["new"]
+    state, other = await mq9.fetch(made.mail_id)
+    assert (state.key, state.tags, state.correlation_id, state.hops) == ("state", ["db", "prod"], None, 0)
+    assert (other.key, other.tags, other.correlation_id, other.hops) == (None, ["db"], "c-1", 3)
+
+
+async def test_refusals_have_their_kinds(mq9: AsyncMailbox) -> None:
+    name = fresh_name("kinds")
+    await mq9.create(name=name, public=True)
+    made = await mq9.create(ack_wait=60)
+    sent = await mq9.send(made.send_only, "x")
+    with pytest.raises(NotAllowed, match="only the owner may"):
+        await mq9.renew(name)
+    with pytest.raises(NotAllowed, match="mq9-from"):
+        await mq9.send(made.send_only, "x", sender=name)
+    with pytest.raises(MessageNotFound, match="message 9 does not exist"):
+        await mq9.delete(made.mail_id, 9)
+    await mq9.fetch(made.mail_id, group="g", member="a")
+    with pytest.raises(LeaseLost, match="another member"):
+        await mq9.ack(made.mail_id, "g", [sent.msg_id], member="b")
+    with pytest.raises(PayloadTooLarge) as caught:
+        await mq9.send(made.send_only, b"x" * (1 << 20))
+    assert caught.value.limit == 1 << 20
+    assert caught.value.size > 1 << 20
+
+
+async def test_renewing_tells_when_it_ends(mq9: AsyncMailbox) -> None:
+    made = await mq9.create(ttl=600)
+    assert made.expires_at is not None
+    longer = await mq9.renew(made.mail_id, 1200)
+    assert longer is not None
+    assert 595 < longer - made.expires_at < 605
+    again = await mq9.renew(made.mail_id)
+    assert again is not None
+    assert abs(again - made.expires_at) < 5
+    assert await mq9.renew(made.mail_id, 0) is None
+
+
+async def test_payloads_read_as_models(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    for payload in (Report(done=True, note="x"), {"done": "perhaps", "note": "secret"}, "no json", [1, 2]):
+        await mq9.send(made.send_only, payload)
+    report, wrong, none, numbers = await mq9.fetch(made.mail_id)
+    assert report.model(Report) == Report(done=True, note="x")
+    assert numbers.model(list[int]) == [1, 2]
+    with pytest.raises(
+        InvalidPayload, match=r"message 2 is no Report \(done: Input should be a valid boolean"
+    ) as caught:
+        wrong.model(Report)
+    assert "secret" not in str(caught.value)
+    assert "perhaps" not in str(caught.value)
+    with pytest.raises(InvalidPayload, match="message 3 is no Report"):
+        none.model(Report)
+    with pytest.raises(InvalidPayload, match="message 3 is no JSON"):
+        none.json()
+
+
+async def test_questions_and_answers(mq9: AsyncMailbox) -> None:
+    name = fresh_name("oracle")
+    oracle = await mq9.create(name=name)
+    assert oracle.owner is not None
+
+    async def answer(message: Message) -> None:
+        assert message.correlation_id
+        await mq9.answer(message, message.text.upper(), sender=oracle.owner)
+
+    async with mq9.receive(name, answer, resume="g"):
+        answers = await asyncio.gather(*(mq9.ask(name, f"question {number}") for number in range(10)))
+    assert texts(answers) == [f"QUESTION {number}" for number in range(10)]
+    assert {(answer.sender, answer.hops) for answer in answers} == {(name, 1)}
+
+
+async def test_a_question_that_nobody_answers(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    with pytest.raises(NoAnswer, match=r"did not answer within 0.1 s"):
+        await mq9.ask(made.send_only, "anybody?", timeout=0.1)
+    (question,) = await mq9.fetch(made.mail_id)
+    with pytest.raises(MailboxNotFound):
+        await mq9.answer(question, "too late")
+    with pytest.raises(MailboxNotFound):
+        await mq9.ask(NOBODY, "anybody?")
+    await mq9.send(made.send_only, "no question")
+    with pytest.raises(InvalidRequest, match="cannot be answered"):
+        await mq9.answer((await mq9.fetch(made.mail_id)).messages[1], "an answer")
+
+
+async def test_listening(mq9: AsyncMailbox, server: Broker) -> None:
+    event = fresh_name("listening")
+    made = await mq9.create()
+    async with AsyncMailbox(server.url) as other, mq9.listen(f"{event}.*") as all_of_it:
+        shared = [other.listen(f"{event}.>", group="g") for _ in range(2)]
+        for listener in shared:
+            await listener.__aenter__()
+        for number in range(4):
+            await mq9.broadcast(
+                f"{event}.{number}", {"n": number}, headers={"Reply-To": f"$mq9.AI.INBOX.{made.send_only}"}
+            )
+        got = [await anext(all_of_it) for _ in range(4)]
+        assert [(heard.event, heard.json(), heard.reply_to) for heard in got] == [
+            (f"{event}.{number}", {"n": number}, made.send_only) for number in range(4)
+        ]
+        async with asyncio.timeout(5):
+            split = [asyncio.create_task(anext(listener)) for listener in shared]
+            await asyncio.wait(split, return_when=asyncio.FIRST_COMPLETED)
+        for task, listener in zip(split, shared, strict=True):
+            task.cancel()
+            await asyncio.wait((task,))
+            await listener.aclose()
+
+
+@pytest.mark.parametrize("pattern", ["", "a..b", "a b", "*x.", "a.>.b", "a.b*", ">x"])
+async def test_what_is_no_pattern(mq9: AsyncMailbox, pattern: str) -> None:
+    with pytest.raises(InvalidRequest, match="no pattern of broadcasts"):
+        mq9.listen(pattern)
+
+
+async def test_listening_outlives_the_broker(broker: Broker) -> None:
+    again = Broker(broker.data_dir, "--port", str(broker.port))
+    async with AsyncMailbox(broker.url) as client, client.listen("outage.*") as heard, client.watch() as changes:
+        await client.create(name="stays", public=True)
+        assert (await anext(changes)).mailbox.mail_id == "stays"
+        broker.kill()
+        try:
+            await asyncio.to_thread(again.start)
+            await client.create(name="new", public=True)
+            await client.broadcast("outage.over", "x")
+            async with asyncio.timeout(10):
+                assert (await anext(heard)).event == "outage.over"
+                change = await anext(changes)  # what was known already is not told again
+            assert (change.event, change.mailbox.mail_id) == ("created", "new")
+        finally:
+            again.kill()
+
+
+async def test_the_directory_as_it_changes(mq9: AsyncMailbox) -> None:
+    early, late = fresh_name("watched"), fresh_name("watched")
+    first = await mq9.create(name=early, public=True, desc="was there", ttl=600)
+    told = []
+    async with mq9.watch() as changes, asyncio.timeout(10):
+        await mq9.create(name=late, public=True, ttl=600)
+        assert first.owner is not None
+        await mq9.drop(first.owner)
+        async for change in changes:
+            if change.mailbox.mail_id in (early, late):
+                told.append((change.event, change.mailbox.mail_id, change.mailbox.desc, change.mailbox.ttl))
+            if change.event == "dropped":
+                break
+    assert told == [
+        ("created", early, "was there", 600),
+        ("created", late, "", 600),
+        ("dropped", early, "was there", 600),
+    ]
+
+
+async def test_who_can_do_what(mq9: AsyncMailbox) -> None:
+    skill = fresh_name("skill")
+    private = await mq9.create()
+    name = fresh_name("able")
+    able = await mq9.create(name=name)
+    await mq9.declare(private.send_only, [skill])
+    await mq9.declare(name, ["nothing"])
+    await mq9.declare(name, [skill, "more"], details={"model": "x"})
+    await mq9.nats.publish("$mq9.AI.BROADCAST.system.capability", b'{"from":"nobody in particular"}')
+    found = {capability.address: capability for capability in await mq9.find(skill)}
+    assert found.keys() == {private.send_only, name}
+    assert (found[name].can, found[name].details) == ((skill, "more"), {"model": "x"})
+    assert len(await mq9.find()) >= 2
+    assert able.owner is not None
+    await mq9.drop(able.owner)
+    assert [capability.address for capability in await mq9.find(skill)] == [private.send_only]
+    with pytest.raises(InvalidRequest, match="send_only"):
+        await mq9.declare(private.mail_id, ["x"])
+
+
+async def test_a_long_board_is_read_to_its_end(broker: Broker) -> None:
+    async with AsyncMailbox(broker.url) as client:
+        for number in range(40):
+            await client.declare(f"worker-{number}", ["work"], details={"filler": "x" * 30_000})
+        assert len(await client.find("work")) == 40

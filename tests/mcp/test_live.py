@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
 from e2e.harness import Broker, fresh_name
 from mq9_mcp import live
 from mq9_mcp.client import AsyncMailbox, Message
+from mq9_mcp.live import Stream
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def mq9(server: Broker) -> AsyncIterator[AsyncMailbox]:
-    async with await AsyncMailbox.connect(server.url) as client:
-        yield client
-
-
-async def take(messages: AsyncGenerator[Message, None], count: int) -> list[str]:
+async def take(messages: Stream[Message], count: int) -> list[str]:
     async with asyncio.timeout(10):
         return [(await anext(messages)).text for _ in range(count)]
 
 
-async def over(messages: AsyncGenerator[Message, None]) -> bool:
+async def over(messages: Stream[Message]) -> bool:
     async with asyncio.timeout(10):
         return await anext(messages, None) is None
 
