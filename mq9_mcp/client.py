@@ -440,6 +440,7 @@ class AsyncMailbox(Requests):
         if group is None:
             return live.follow(self._connected, address, lambda: self.query(address, limit=0)), None
         own = AsyncMailbox(self._named, autostart=self._autostart, name=self._name)
+        self._readers.add(own)
         work = live.Work(self._connected, own, address, group)
         return work.batches(), work
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,7 @@ class Requests:
         self._connecting = asyncio.Lock()
         self._closed = False
         self._receivers: set[Receiver] = set()
+        self._readers: weakref.WeakSet[Requests] = weakref.WeakSet()  # with connections of their own
 
     @classmethod
     async def connect(cls, url: str | None = None, *, autostart: bool = True, name: str = "mq9") -> Self:
@@ -59,6 +61,8 @@ class Requests:
         self._closed = True
         for receiver in tuple(self._receivers):
             await receiver.cancel()
+        for reader in tuple(self._readers):
+            await reader.close()
         async with self._connecting:
             if self._link is not None:
                 await self._link.close()

@@ -22,10 +22,9 @@ Importing this costs nothing to speak of, because pytest does it in every run: w
 from __future__ import annotations
 
 import os
-import select
-import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -59,42 +58,40 @@ class Broker:
         return f"nats://127.0.0.1:{self._port}"
 
     def start(self) -> Self:
-        """Returns when it listens. Raises RuntimeError, with what it said, when it ends instead."""
+        """Returns when it listens. Raises RuntimeError, with what it said, when it does not."""
+        from mq9_mcp.autostart import find
+
         command = [sys.executable, "-m", "mq9_broker", "--port", str(self._port), "--data-dir", str(self.folder)]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("MQ9_")}
         with self.log.open("ab") as log:
-            process = subprocess.Popen([*command, *self._settings], stdout=subprocess.PIPE, stderr=log, env=environ)
-        self._process = process
-        assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], START_WITHIN)
-        said = process.stdout.readline().decode().strip() if ready else ""
-        if not said:
-            self.kill()
-            raise RuntimeError(f"the broker did not start: {self.log.read_text('utf-8', 'replace')[-2000:]}")
-        self._port = int(said.rpartition(":")[2])
+            self._process = subprocess.Popen([*command, *self._settings], stdout=log, stderr=log, env=environ)
+        deadline = time.monotonic() + START_WITHIN
+        while (url := find(self.folder)) is None:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"the broker did not start: {self.log.read_text('utf-8', 'replace')[-2000:]}")
+            time.sleep(0.01)
+        self._port = int(url.rpartition(":")[2])
         return self
 
     def stop(self) -> None:
         """Ends it as an operator does. Does nothing when it does not run."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Ends it at once, as a crash does."""
-        self._end(signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
-
-    def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(how)
+        process.terminate()
         try:
             process.wait(END_WITHIN)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        finally:
-            assert process.stdout is not None
-            process.stdout.close()
+
+    def kill(self) -> None:
+        """Ends it at once, as a crash does."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 from e2e.harness import Broker, fresh_name
 from mq9_mcp import live
 from mq9_mcp.client import AsyncMailbox, Message
+from mq9_mcp.errors import BrokerUnavailable
 from mq9_mcp.live import Stream
 
 pytestmark = pytest.mark.anyio
@@ -190,3 +191,31 @@ async def test_a_sender_cannot_end_a_mailbox_for_its_readers(mq9: AsyncMailbox) 
     await mq9.send(made.send_only, "after it")
     assert await take(messages, 2) == ["not the end", "after it"]
     await messages.aclose()
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+async def test_closing_the_client_ends_what_it_reads(server: Broker, group: str | None) -> None:
+    async with AsyncMailbox(server.url) as client:
+        made = await client.create()
+        messages = client.messages(made.mail_id, group=group)
+        await client.send(made.send_only, "x")
+        assert await take(messages, 1) == ["x"]
+        coming = asyncio.create_task(take(messages, 1))
+        await client.query(made.mail_id)
+    async with asyncio.timeout(5):
+        with pytest.raises(BrokerUnavailable):
+            await coming
+
+
+async def test_who_stops_in_the_middle_leaves_it_to_others(mq9: AsyncMailbox) -> None:
+    made = await mq9.create(ack_wait=600)
+    for body in ("done", "begun"):
+        await mq9.send(made.send_only, body)
+    async for message in mq9.messages(made.mail_id, group="g"):
+        if message.text == "begun":
+            break
+    (message,) = (await mq9.fetch(made.mail_id, group="g", wait=10)).messages
+    assert (message.text, message.deliveries) == ("begun", 2)
+    async with mq9.messages(made.mail_id, group="other") as waiting, asyncio.timeout(10):
+        assert await take(waiting, 2) == ["done", "begun"]
+    assert [message.text for message in (await mq9.fetch(made.mail_id, group="other", wait=10))] == ["begun"]
