@@ -7,7 +7,7 @@ MailboxError                the broker refused, or an argument cannot be sent
 ├── NotAllowed              it takes another address: the owner's, or the sender's own
 ├── LeaseLost               the message is another reader's by now
 ├── PayloadTooLarge         more bytes than the broker takes
-├── InvalidRequest          an argument cannot be sent as it is (a ValueError, too)
+├── InvalidRequest          an argument that cannot be sent, or is not taken (a ValueError, too)
 ├── InvalidPayload          a message is not what it was read as (a ValueError, too)
 ├── NoAnswer                nobody answered a question in time (a TimeoutError, too)
 ├── Misused                 a client was used where it cannot work: another event loop, process or callback
@@ -74,7 +74,7 @@ class PayloadTooLarge(MailboxError):
 
 
 class InvalidRequest(MailboxError, ValueError):
-    """An argument cannot be sent as it is: no address, no header, no text. Nothing was sent."""
+    """An argument cannot be sent as it is, or the broker does not take its value. Nothing was done."""
 
 
 class InvalidPayload(MailboxError, ValueError):
@@ -100,8 +100,13 @@ class Interrupted(BrokerUnavailable):
 _REFUSALS: tuple[tuple[re.Pattern[str], type[MailboxError]], ...] = (
     (re.compile(r"the mailbox is full: "), MailboxFull),
     (re.compile(r"only the owner may |header mq9-from: "), NotAllowed),
-    (re.compile(r"message \d+ does not exist in mailbox "), MessageNotFound),
+    (re.compile(r"message \d+ does not exist"), MessageNotFound),
     (re.compile(r"message \d+ is leased to another member "), LeaseLost),
+    (
+        re.compile(r"(a public mailbox|dead_letter|group_name|header|name|subscribe|ttl|unknown priority) "),
+        InvalidRequest,
+    ),
+    (re.compile(r"\w+ must be |\w+ has \d+ "), InvalidRequest),
 )
 
 

@@ -128,6 +128,7 @@ async def mq9_async_mailbox(mq9_broker: Broker) -> AsyncIterator[AsyncMailbox]:
     """An AsyncMailbox at `mq9_broker`."""
     from mq9_mcp.client import AsyncMailbox
 
+    _needs_asyncio()
     async with AsyncMailbox(mq9_broker.url) as mailbox:
         yield mailbox
 
@@ -144,6 +145,7 @@ async def mq9_agent(mq9_broker: Broker, tmp_path_factory: pytest.TempPathFactory
 
     from mq9_mcp.server import make_server
 
+    _needs_asyncio()
     server = make_server(mq9_broker.url, environ={}, data_dir=tmp_path_factory.mktemp("mq9-agent"))
     opened: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
     enough = asyncio.Event()
@@ -173,3 +175,13 @@ def mq9_environment(mq9_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("MQ9_DATA_DIR", str(mq9_broker.folder.with_name("data")))
     for name in ("MQ9_TOKEN", "MQ9_NKEY_SEED_FILE", "MQ9_MAILBOX"):
         monkeypatch.delenv(name, raising=False)
+
+
+def _needs_asyncio() -> None:
+    """Skips the variant of a test that anyio's plugin runs in another event loop, where trio is installed."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pytest.skip("mq9 needs asyncio: give anyio_backend as 'asyncio'")

@@ -548,6 +548,19 @@ async def test_refusals_have_their_kinds(mq9: AsyncMailbox) -> None:
     await mq9.create(name=name, public=True)
     made = await mq9.create(ack_wait=60)
     sent = await mq9.send(made.send_only, "x")
+    for asked, reason in (
+        (mq9.create(ttl=-1), "ttl must be from 0"),
+        (mq9.create(public=True), "needs a name"),
+        (mq9.create(name="Not A Name"), "name 'Not A Name' is not allowed"),
+        (mq9.create(dead_letter=fresh_name()), "create that mailbox first"),
+        (mq9.create(subscribe=["*.all"]), "must not be a wildcard"),
+        (mq9.fetch(made.mail_id, group="two words"), "without spaces"),
+        (mq9.query(made.mail_id, limit=1001), "limit must be from 0"),
+        (mq9.send(made.send_only, "x", receipts=["lost"]), "unknown event"),
+        (mq9.send(made.send_only, "x", ttl=-1), "whole number"),
+    ):
+        with pytest.raises(InvalidRequest, match=reason):
+            await asked
     with pytest.raises(NotAllowed, match="only the owner may"):
         await mq9.renew(name)
     with pytest.raises(NotAllowed, match="mq9-from"):
