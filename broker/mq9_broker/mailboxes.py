@@ -163,7 +163,8 @@ class Mailboxes:
         self.remains = dict.fromkeys(self.places, keys.purge(0))
         self.unpurged = True
         self._in_use: dict[str, Mailbox] = {}
-        self._evict_at = 0
+        # how many the last eviction left
+        self._stayed = 0
         self._incarnation = keys.number(self.disk.get(keys.INCARNATION_KEY) or b"")
         self._stored_incarnation = self._incarnation
         self.dirty: list[Mailbox] = []
@@ -201,7 +202,8 @@ class Mailboxes:
         return None
 
     def _keep(self, mailbox: Mailbox) -> None:
-        if len(self._in_use) >= self._evict_at:
+        # (those that are listened to stay, and are not looked through again for each that comes)
+        if len(self._in_use) >= max(_IN_USE, self._stayed * 9 // 8):
             self._evict()
         self._in_use[mailbox.address] = mailbox
 
@@ -212,8 +214,7 @@ class Mailboxes:
             del self._in_use[mailbox.address]
             if not mailbox.idle:
                 self._in_use[mailbox.address] = mailbox
-        # (those that are listened to stay, and are not looked through again for each that comes)
-        self._evict_at = max(_IN_USE, len(self._in_use) * 9 // 8)
+        self._stayed = len(self._in_use)
 
     # living
 
