@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from itertools import chain
 from random import Random
 from typing import Any
@@ -192,9 +193,43 @@ def test_never_more_than_was_asked_for_and_more_says_whether_there_is(broker: Br
         if not answer["more"]:
             break
     assert seen == ["1", "2", "3", "4", "5"]
-    assert client.request("MSG.FETCH.box", fetching("g", limit=0)) == {
-        "error": f"num_msgs must be from 1 to {1 << 62}, not 0"
+    assert client.request("MSG.FETCH.box", fetching("g", limit=-1)) == {
+        "error": f"num_msgs must be from 0 to {1 << 62}, not -1"
     }
+
+
+def test_asking_for_none_says_whether_there_is_something(broker: Broker, client: Client) -> None:
+    """And takes nothing, wakes up when something comes, and counts as no delivery."""
+    sender = client.mailbox()
+    put(client, "old")
+    nothing = {name: value for name, value in EMPTY.items() if name != "waiting"}
+    assert client.fetch("box", limit=0) == nothing | {"more": True}
+    assert client.fetch("box", limit=0, deliver="latest") == nothing
+    assert client.fetch("box", "g", limit=0) == EMPTY | {"more": True, "waiting": EMPTY["waiting"] | {"normal": 1}}
+    assert got(client) == ["old"]
+    anything = client.ask("MSG.FETCH.box", fetching("g", limit=0, wait=60_000))
+    taking = broker.client().ask("MSG.FETCH.box", fetching("g", wait=60_000))
+    newer = client.ask("MSG.FETCH.box", fetching(limit=0, wait=60_000, deliver="latest"))
+    assert (anything.now, taking.now, newer.now) == (None, None, None)
+    client.put("box", "new", **{"from": sender, "receipt": "delivered"})
+    assert newer.now == nothing | {"more": True}
+    assert anything.now == EMPTY | {"more": True, "waiting": EMPTY["waiting"] | {"normal": 1}}
+    assert taking.now is not None
+    assert deliveries(taking.now) == [(2, "1")]
+    client.put("box", "unread", **{"from": sender, "receipt": "delivered"})
+    assert client.fetch("box", limit=0)["more"]
+    assert [json.loads(body)["msg_id"] for _, body in client.query(sender)] == [2]
+
+
+def test_asking_for_none_waits_while_others_have_all_there_is(broker: Broker, client: Client) -> None:
+    for number in range(1001):
+        client.put("box", str(number))
+    assert len(got(client, limit=1000)) == 1000
+    waiting = broker.client().ask("MSG.FETCH.box", fetching("g", limit=0, wait=60_000))
+    assert waiting.now is None
+    ack(client, 1)
+    assert waiting.now is not None
+    assert waiting.now["more"]
 
 
 def test_at_most_a_thousand_are_out(broker: Broker, client: Client) -> None:

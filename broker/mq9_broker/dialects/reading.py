@@ -64,7 +64,8 @@ class Fetch:
         self.shown = shown
         self.timer: Timer | None = None
         config = fields.nested("config")
-        self._wanted = config.integer("num_msgs", 100, 1, _MAX_ID)
+        #: 0 asks whether there is something, and takes none of it
+        self._wanted = config.integer("num_msgs", 100, 0, _MAX_ID)
         self.wait_ms = config.integer("max_wait_ms", 500, 0, MAX_WAIT_MS)
         deliver = fields.choice("deliver", ("earliest", "latest", "from_id"))
         if deliver == "from_id" and not fields.has("from_id"):
@@ -101,6 +102,10 @@ class Fetch:
         """(messages in JSON, whether there are more), nothing above the id `upto`."""
         return self._of_group(self.group, upto, now) if self.group is not None else self._plain(upto, now)
 
+    def settles(self, found: list[bytes], more: bool) -> bool:
+        """Whether what `collect` gave is worth an answer before the wait is over."""
+        return bool(found) or (more and not self._wanted and not self.unfinished)
+
     def _plain(self, upto: int, now: int) -> tuple[list[bytes], bool]:
         page = Page(self._reader.room, self._wanted)
         examined = 0
@@ -116,7 +121,7 @@ class Fetch:
                         # the next look does not come by it again
                         self._after[tier] = msg_id
                     continue
-                if not page.add(as_json(msg_id, value)):
+                if not (page.left and page.add(as_json(msg_id, value))):
                     return page.found, True
                 if value[0] >= WATCHED:
                     self._reader.hub.delivered(self.mailbox, "", msg_id, value)
@@ -143,7 +148,7 @@ class Fetch:
             if value[0] >= WATCHED:
                 self._reader.hub.delivered(self.mailbox, group.name, msg_id, value)
         self.unfinished = group.unfinished
-        more = self.unfinished or (group.room <= 0 and group.has_more(TIERS, upto, now))
+        more = self.unfinished or (self._wanted > 0 >= group.room and group.has_more(TIERS, upto, now))
         return self._leased(group, page, deadline), more
 
     def _leased(self, group: Group, page: Page, deadline: int) -> list[bytes]:
@@ -154,7 +159,7 @@ class Fetch:
     def try_again(self, now: int) -> bytes | None:
         """The answer, if there is something by now."""
         found, more = self.collect(self.mailbox.visible, now)
-        if found:
+        if self.settles(found, more):
             return self._reader.fetched(self, found, more, self.mailbox.visible, now)
         if self.unfinished:
             self._reader.hub.stir(self.mailbox)
@@ -240,7 +245,7 @@ class Reader:
         found, more = fetch.collect(upto, now)
         if fetch.group is not None and fetch.given:
             self.hub.leased.append((fetch.group, fetch.given))
-        if found or not fetch.wait_ms:
+        if not fetch.wait_ms or fetch.settles(found, more):
             return self.fetched(fetch, found, more, upto, now)
         self.hub.wait(fetch, now + fetch.wait_ms)
         if fetch.unfinished:
