@@ -7,16 +7,18 @@ there, and its log is there. Nothing here is heavy to import: looking costs abou
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mq9_mcp.endpoint import Endpoint
 from mq9_mcp.errors import BrokerUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
 
 IDLE_EXIT = 900  # seconds without a connection after which a broker that was started from here ends itself
 START_WITHIN = 15.0  # seconds a broker has from being started to answering
@@ -30,6 +32,8 @@ def data_dir() -> Path:
     chosen = os.environ.get("MQ9_DATA_DIR")
     if chosen:
         return Path(chosen).expanduser().absolute()
+    if sys.platform == "linux":  # what platformdirs says, which takes as long to load as a hook may take
+        return Path(os.environ.get("XDG_DATA_HOME", "").strip() or "~/.local/share").expanduser() / "mq9"
     import platformdirs
 
     return Path(platformdirs.user_data_dir("mq9", appauthor=False))
@@ -130,6 +134,9 @@ def _forget_port(directory: Path) -> None:
 
 
 def _spawn(directory: Path, log: int) -> subprocess.Popen[bytes]:
+    import subprocess
+    import threading
+
     child = subprocess.Popen(
         _command(directory),
         stdin=subprocess.DEVNULL,
@@ -163,7 +170,7 @@ def _last_lines(log_path: Path, begin: int) -> str:
 if sys.platform == "win32":
     import msvcrt
 
-    DETACHED = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+    DETACHED = 0x208  # subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
 
     def _try_lock(file: int, *, shared: bool = False) -> bool:
         """Raises OSError, too, where there are no locks."""
@@ -185,6 +192,15 @@ else:
         except BlockingIOError:
             return False
         return True
+
+
+def lock(file: int) -> None:
+    """Waits for the lock on an open file, which is held until it is closed; does without where there are no locks."""
+    try:
+        while not _try_lock(file):
+            time.sleep(0.001)
+    except OSError:
+        pass
 
 
 def _held(lock: Path) -> bool:

@@ -1,7 +1,7 @@
-"""The command line: `mq9 create|send|inbox|watch|list|query|drop|status|backup|restore|check|broker`.
+"""The command line: `mq9 create|send|inbox|wait|watch|list|query|drop|status|backup|restore|check|broker`.
 
-Exit codes: 0 done, 1 nothing there (`inbox`: no mail; `status`: no broker), 2 an error, 130 Ctrl-C. What a command
-needs is imported when it runs, so that `mq9 --version` and `mq9 --help` come at once.
+Exit codes: 0 done, 1 nothing there (`inbox`, `wait`: no mail; `status`: no broker), 2 an error, 130 Ctrl-C. What a
+command needs is imported when it runs, so that `mq9 --version` and `mq9 --help` come at once.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _broker(arguments[1:])
     if arguments[:1] in (["check"], ["restore"]):
         return _broker(arguments)
+    if arguments[:1] == ["hook"]:
+        from mq9_mcp import hook
+
+        return hook.main(arguments[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.run is None:
@@ -46,7 +50,8 @@ def _run(options: argparse.Namespace) -> int:
 
     screen = Screen(as_json=options.json)
     try:
-        code: int = asyncio.run(getattr(commands, options.run)(options, screen))
+        running = getattr(commands, options.run)(options, screen)
+        code: int = running if isinstance(running, int) else asyncio.run(running)
         screen.flush()
         return code
     except (MailboxError, commands.UsageError) as error:
@@ -183,6 +188,7 @@ def _parser() -> _Parser:
     _create(command("create", "make a mailbox, or join a named one", CREATE_EXAMPLES))
     _send(command("send", "store a message in a mailbox, or broadcast it", SEND_EXAMPLES))
     _inbox(command("inbox", "show the mail that is new, and take it as read", INBOX_EXAMPLES))
+    _wait(command("wait", "wait until there is mail, and take none of it", WAIT_EXAMPLES))
     _watch(command("watch", "show everything in a mailbox, then what arrives, until Ctrl-C", WATCH_EXAMPLES))
     _list(command("list", "list the public mailboxes", LIST_EXAMPLES, "list_public"))
     _query(command("query", "show what a mailbox holds, read or not; takes nothing", QUERY_EXAMPLES))
@@ -191,6 +197,7 @@ def _parser() -> _Parser:
     _backup(command("backup", "copy all mail into a new folder, while the broker runs", BACKUP_EXAMPLES))
     commands.add_parser("restore", help="make a data folder from a backup (mq9 restore --help)", add_help=False)
     commands.add_parser("check", help="verify a data folder or a backup (mq9 check --help)", add_help=False)
+    commands.add_parser("hook", help="tell a coding agent of its mail (mq9 hook --help)", add_help=False)
     commands.add_parser("broker", help="run a broker in this terminal (mq9 broker --help)", add_help=False)
     return parser
 
@@ -273,6 +280,26 @@ def _inbox(parser: _Parser) -> None:
     parser.add_argument("--wait", type=_duration, default=0.0, help="wait this long for mail, like 30 or 5m")
     parser.add_argument("--limit", type=_count, default=0, metavar="N", help="show at most N (default: all there is)")
     parser.add_argument("--group", default=INBOX_GROUP, help="readers that share a group share the mail")
+
+
+WAIT_EXAMPLES = """\
+examples:
+  mq9 wait builds && mq9 inbox builds      sleeps until there is something new
+  mq9 wait --timeout 10m                   $MQ9_MAILBOX, for ten minutes at the most
+  mq9 wait tasks --group workers           until there is something for one of the workers
+
+It starts no broker, and waits for one that is gone to come back.
+
+exit code: 0 there is mail, 1 there was none in time, 2 an error"""
+
+
+def _wait(parser: _Parser) -> None:
+    _mailbox(parser)
+    parser.add_argument("--timeout", type=_duration, help="give up after this long, like 30 or 5m (default: never)")
+    parser.add_argument("--group", default=INBOX_GROUP, help="whose mail: readers that share a group share it")
+    parser.add_argument(
+        "--monitor", choices=("claude-code",), help="a line for all new mail of this session, for the host that runs it"
+    )
 
 
 WATCH_EXAMPLES = """\

@@ -216,6 +216,14 @@ async def status(options: argparse.Namespace, screen: Screen) -> int:
     return 1 if problem else 0
 
 
+def wait(options: argparse.Namespace, screen: Screen) -> int:
+    from mq9_mcp import wait
+
+    if options.monitor:
+        return wait.monitor(options.monitor)
+    return wait.wait(options.url, _mailbox(options), options.group, options.timeout)
+
+
 async def backup(options: argparse.Namespace, screen: Screen) -> int:
     from mq9_mcp.backup import backup
 

@@ -15,15 +15,14 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from mq9_mcp.errors import BrokerUnavailable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Mapping
+    from typing import Any
 
 INFO_WITHIN = 2.0  # seconds to wait for a greeting from whatever listens there
 DEFAULT_PORT = 4222
@@ -58,26 +57,31 @@ def public_url(text: str) -> str:
     return text
 
 
-@dataclass
 class Endpoint:
     """One broker as a client reaches it. `url` may be shown to anybody. `tls_first` is known after `version`: whether
     the broker expects TLS before it says anything."""
 
-    url: str
-    scheme: str
-    host: str
-    port: int
-    path: str = ""
-    user: str | None = None
-    password: str = field(default="", repr=False)
-    token: str = field(default="", repr=False)
-    seed_file: str = ""
-    tls_files: dict[str, str] = field(default_factory=dict)
-    tls_first: bool = False
+    def __init__(self, url: str, scheme: str, host: str, port: int, path: str = "") -> None:
+        self.url = url
+        self.scheme = scheme
+        self.host = host
+        self.port = port
+        self.path = path
+        self.user: str | None = None
+        self.password = ""
+        self.token = ""
+        self.seed_file = ""
+        self.tls_files: dict[str, str] = {}
+        self.tls_first = False
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url!r})"
 
     @classmethod
     def at(cls, url: str, environ: Mapping[str, str] = os.environ) -> Endpoint:
         """Reads `url` and the environment. Raises BrokerUnavailable when it is no address of a broker."""
+        from urllib.parse import unquote, urlsplit
+
         try:
             parts = urlsplit(url if "://" in url else f"nats://{url}")
             host, port = parts.hostname or "", parts.port or SCHEMES[parts.scheme]
@@ -107,7 +111,7 @@ class Endpoint:
     def version(self) -> str:
         """The version of the mq9 broker there. Raises BrokerUnavailable when there is none, with what is wrong."""
         try:
-            info = self._greeting()
+            info = self.greeting()
         except OSError as error:
             raise self.refusal(error) or BrokerUnavailable(
                 f"no broker answers at {self.url} ({error.strerror or error or type(error).__name__}): "
@@ -179,7 +183,7 @@ class Endpoint:
             f"client's certificate, set MQ9_TLS_CERT and MQ9_TLS_KEY"
         )
 
-    def _greeting(self) -> dict[str, Any]:
+    def greeting(self) -> dict[str, Any]:
         """The INFO that a NATS server sends first; empty when something else listens. Raises OSError when nothing does,
         and ssl's when it can't be trusted."""
         if self.scheme in ("ws", "wss"):
