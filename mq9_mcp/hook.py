@@ -25,9 +25,12 @@ WITHIN = 1.0  # seconds after which it says nothing, whatever it waits for
 LONGEST = 1 << 24  # bytes of an event that are read: tools can give much
 USAGE = f"""\
 usage: mq9 hook claude-code|codex {"|".join(EVENTS)}
+       mq9 hook claude-code|codex --print
+       mq9 hook claude-code --plugin
 
 A command hook of a coding agent: reads the event from stdin and says how much unread mail its session has, if that is
-news. `mq9-mcp install` sets it up.
+news. --print shows the `hooks` for Claude Code's settings.json, or Codex's hooks.json; --plugin, where the folder of
+the plugin for Claude Code is, which has the MCP server, the hooks, and what wakes an idle session.
 """
 
 
@@ -35,6 +38,16 @@ def main(arguments: Sequence[str]) -> int:
     """Always 0: an agent goes on without us."""
     if {"-h", "--help"} & {*arguments}:
         print(USAGE, end="")
+        return 0
+    if arguments[1:] == ["--print"] and arguments[0] in unread.KINDS:
+        from mq9_mcp.hooks import hooks_of
+
+        print(json.dumps({"hooks": hooks_of(arguments[0])}, indent=2))
+        return 0
+    if list(arguments) == ["claude-code", "--plugin"]:
+        from mq9_mcp.hooks import PLUGIN
+
+        print(PLUGIN)
         return 0
     if len(arguments) != 2 or arguments[0] not in unread.KINDS or arguments[1] not in EVENTS:
         print(f"mq9 hook: no hook is called {' '.join(arguments)!a}; see `mq9 hook --help`", file=sys.stderr)
@@ -76,8 +89,12 @@ def _answer(host: str, name: str, event: dict[str, Any]) -> dict[str, Any] | Non
     # What is said to a sub-agent the agent never hears; and an agent that was kept from stopping once may stop.
     if event.get("agent_id") or event.get("stop_hook_active"):
         return None
-    session = event.get("session_id") or (os.environ.get("CLAUDE_CODE_SESSION_ID") if host == "claude-code" else None)
     data_dir = autostart.data_dir()
+    session = event.get("session_id")
+    if host == "claude-code":
+        pid = os.environ.get("CLAUDE_PID", "")
+        session = session or os.environ.get("CLAUDE_CODE_SESSION_ID")
+        session = (unread.served(int(pid), data_dir) if pid.isdecimal() else None) or session
     mailbox = unread.mailbox_of(host, session, data_dir) if isinstance(session, str) else None
     endpoint = unread.endpoint_of(mailbox.broker, data_dir) if mailbox else None
     if mailbox is None or endpoint is None:

@@ -14,9 +14,11 @@ from pathlib import Path
 import anyio
 from mcp.server.mcpserver import MCPServer
 
+from mq9_mcp import autostart
 from mq9_mcp.callers import Handed
 from mq9_mcp.service import Service
 from mq9_mcp.tools import make_tools
+from mq9_mcp.unread import Serving
 
 PATH = "/mcp"
 INSTRUCTIONS = """\
@@ -73,7 +75,8 @@ def make_server(
 
 def serve_stdio(url: str | None) -> None:
     """Serves one client on stdin and stdout until it leaves."""
-    make_server(url).run("stdio")
+    with Serving(os.environ.get("CLAUDE_CODE_SESSION_ID"), autostart.data_dir()):
+        make_server(url).run("stdio")
 
 
 def serve_http(url: str | None, host: str, port: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 
 from mq9_mcp import autostart
@@ -51,6 +52,49 @@ def mailbox_of(host: str, session: str, data_dir: Path) -> Mailbox | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Mailbox(*max(found)[1:]) if found else None  # a session that changed its broker has two: the last one
+
+
+class Serving:
+    """That a server of this machine serves a session, as long as it is entered: in the file of the host's process,
+    <data directory>/agents/hosts/<process id>.
+
+    A host can begin another session and keep the server, and with it the mailbox of the one before (Claude Code does at
+    /clear, and when it resumes another one). Its hooks are told of the new one alone.
+    """
+
+    def __init__(self, session: str | None, data_dir: Path) -> None:
+        self._session = session
+        self._file = _host_file(data_dir, os.getppid())
+
+    def __enter__(self) -> None:
+        if self._session is not None:
+            try:
+                self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._file.write_text(json.dumps([self._session, os.getpid()]))
+            except OSError:
+                pass  # hooks go by what they are told, then
+
+    def __exit__(self, *_: object) -> None:
+        if self._session is not None:
+            try:
+                self._file.unlink()
+            except OSError:
+                pass
+
+
+def served(host_pid: int, data_dir: Path) -> str | None:
+    """The session that the server of the host with this process id serves; None when there is no such server."""
+    try:
+        session, server_pid = json.loads(_host_file(data_dir, host_pid).read_bytes())
+        if sys.platform != "win32":  # there it would be no question
+            os.kill(int(server_pid), 0)
+    except (OSError, ValueError, TypeError):
+        return None
+    return str(session)
+
+
+def _host_file(data_dir: Path, pid: int) -> Path:
+    return data_dir / "agents" / "hosts" / str(pid)
 
 
 def endpoint_of(broker: str, data_dir: Path) -> Endpoint | None:
@@ -115,10 +159,10 @@ class Told:
 
     def forget_old(self) -> None:
         """Removes what is left of sessions long gone."""
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                if entry.stat().st_mtime < time.time() - FORGET_AFTER:
-                    os.unlink(entry.path)
+        for folder in (self._folder, self._folder.with_name("hosts")):
+            for file in folder.glob("*"):
+                if file.stat().st_mtime < time.time() - FORGET_AFTER:
+                    file.unlink()
 
 
 def _parsed(data: bytes) -> Sequence[int]:

@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model import Model
+from model import NOT_YET, Model
 from terminal import Terminal
 
 NEEDS = "Claude Code is not installed: npm i -g @anthropic-ai/claude-code, or name its program in MQ9_TEST_CLAUDE"
@@ -98,6 +99,13 @@ class Claude:
     def session(self, *options: str) -> Terminal:
         """An interactive session in a terminal: `with claude.session() as terminal`."""
         return Terminal([self.program, *options, *self._options], env=self.environ, cwd=self.project)
+
+    def begin(self, terminal: Terminal, model: Model, prompt: str = "go") -> None:
+        """Types a prompt until the model takes a step of its script. The server starts beside the first turns."""
+        terminal.wait_for("for agents", within=30)
+        while not model.ask(lambda: terminal.type(prompt), within=30):
+            terminal.wait_for(f"{NOT_YET} {model.put_off}", within=30)
+            time.sleep(0.5)
 
     def _welcome(self, settings: Mapping[str, Any]) -> None:
         """What a user has answered when the program was first started."""

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-TOOLS = "mcp__mq9"  # what both agents call the server that is configured as `mq9`
-
 
 @dataclass(frozen=True)
 class Request:
@@ -64,6 +62,9 @@ def say(text: str = "done") -> dict[str, Any]:
     return {"text": text}
 
 
+NOT_YET = "the tools are not there yet"
+
+
 class Model:
     """A model on a port of its own that follows a script; when that is over it says `done` to everything.
 
@@ -75,7 +76,7 @@ class Model:
     def __init__(self, script: Sequence[Step] = ()) -> None:
         self.requests: list[Request] = []
         self.faults: list[str] = []  # what a step's function raised
-        self.tools = TOOLS
+        self.put_off = 0  # how many requests came before the tools were there
         self._script = list(script)
         self._changed = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Asked", (_Handler,), {"model": self}))
@@ -101,6 +102,15 @@ class Model:
         with self._changed:
             self._script += steps
 
+    def ask(self, ask: Callable[[], None], *, within: float) -> bool:
+        """Calls `ask` and waits for what comes of it: whether a request took a step, or was put off."""
+        before, put_off = len(self.requests), self.put_off
+        ask()
+        with self._changed:
+            asked = self._changed.wait_for(lambda: len(self.requests) > before or self.put_off > put_off, within)
+            assert asked, f"nothing was asked of the model in {within} s"
+            return len(self.requests) > before
+
     def wait(self, count: int, *, within: float) -> list[Request]:
         """All requests, as soon as there are so many. Raises AssertionError when there are fewer in time."""
         with self._changed:
@@ -109,13 +119,18 @@ class Model:
             assert enough, f"{len(self.requests)} of {count} requests in {within} s"
             return list(self.requests)
 
-    def take(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """(number, step) for a request: used by the server."""
+    def take(self, body: dict[str, Any], offered: bool = True) -> tuple[int, dict[str, Any]]:
+        """(number, step) for a request: used by the server. While the mq9 server's tools are not `offered`, no call of
+        one is made, and the request does not count."""
         request = Request(body)
         with self._changed:
             at = len(self.requests)
             step = self._script[at] if at < len(self._script) else say()
-            self.requests.append(request)
+            if not isinstance(step, dict) or "tool" not in step or offered:
+                self.requests.append(request)
+            else:
+                self.put_off += 1
+                step = say(f"{NOT_YET} {self.put_off}")
             self._changed.notify_all()
         if callable(step):
             try:
@@ -171,10 +186,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _messages(self, body: dict[str, Any]) -> None:
-        at, step = self.model.take(body) if body.get("tools") else (0, say("{}"))
+        server = _server(body)
+        at, step = self.model.take(body, bool(server)) if body.get("tools") else (0, say("{}"))
         if "tool" in step:
-            name = f"{self.model.tools}__{step['tool']}"
-            block: dict[str, Any] = {"type": "tool_use", "id": f"toolu_{at:04d}", "name": name, "input": {}}
+            block: dict[str, Any] = {"type": "tool_use", "id": f"toolu_{at:04d}", "input": {}}
+            block |= {"name": f"{server}{step['tool']}"}
             delta = {"type": "input_json_delta", "partial_json": json.dumps(step["input"])}
             stop, filled = "tool_use", block | {"input": step["input"]}
         else:
@@ -204,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         at, step = self.model.take(body) if body.get("tools") else (0, say("{}"))
         if "tool" in step:
             item = {"type": "function_call", "id": f"fc_{at}", "call_id": f"call_{at}", "name": step["tool"]}
-            item |= {"arguments": json.dumps(step["input"]), "namespace": self.model.tools}
+            item |= {"arguments": json.dumps(step["input"]), "namespace": "mcp__mq9"}
         else:
             content = [{"type": "output_text", "text": step["text"]}]
             item = {"type": "message", "id": f"msg_{at}", "role": "assistant", "content": content}
@@ -216,6 +232,12 @@ class _Handler(BaseHTTPRequestHandler):
                 {"type": "response.completed", "response": {"id": f"resp_{at}", "usage": usage | {"total_tokens": 2}}},
             ]
         )
+
+
+def _server(body: dict[str, Any]) -> str:
+    """What Claude Code puts before the names of mq9's tools: it depends on who brought the server. "" without them."""
+    names = (tool.get("name", "") for tool in body.get("tools") or [])
+    return next((name.removesuffix("check_inbox") for name in names if name.endswith("__check_inbox")), "")
 
 
 def _strings(part: Any) -> Iterator[str]:

@@ -62,12 +62,17 @@ class Terminal:
             drawn = self._drawn
         return re.sub(r"\s", "", _DRAWING.sub(b" ", drawn).decode("utf-8", "replace"))
 
-    def wait_for(self, text: str, *, within: float) -> None:
-        """Returns when `text` has been drawn, spaces aside."""
-        wanted = re.sub(r"\s", "", text)
+    def wait_for(self, text: str, *, within: float, after: str = "") -> None:
+        """Returns when `text` has been drawn, behind `after`, spaces aside."""
+        wanted, before = re.sub(r"\s", "", text), re.sub(r"\s", "", after)
+
+        def drawn() -> bool:
+            _, found, rest = self.text.partition(before) if before else ("", "yes", self.text)
+            return bool(found) and wanted in rest
+
         with self._changed:
-            self._changed.wait_for(lambda: wanted in self.text or self.process.poll() is not None, within)
-        assert wanted in self.text, f"{text!r} was not drawn in {within} s: …{self.text[-1500:]}"
+            self._changed.wait_for(lambda: drawn() or self.process.poll() is not None, within)
+        assert drawn(), f"{text!r} was not drawn in {within} s: …{self.text[-1500:]}"
 
     def type(self, text: str) -> None:
         """Types `text`, then the return key, as two writes: else some programs take it for something pasted."""
