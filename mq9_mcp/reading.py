@@ -1,7 +1,8 @@
 """How one agent reads mailboxes: what it was shown is leased to it until it reads again, and acknowledged then.
 
-A lease lasts a minute at the broker. For mailboxes that an agent reads alone that does not matter; where it competes
-with others in a group, `keep` prolongs the leases of what it was shown and has not answered for.
+A lease lasts a minute at the broker. `keep` prolongs the leases of what an agent was shown and has not answered for:
+where it competes with others in a group so that they do not get it, for a while; in what it reads alone so that mail
+does not count as unread again, and nobody tells it of what it knows.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SLICE = 5.0  # seconds a single request waits: what it is given after a cancelled call waits no longer for its reader
 KEEP_EVERY = 20.0  # seconds between two prolongations
 KEEP_FOR = 3600.0  # seconds an agent that does not read again keeps what it was shown from others of its group
+ALWAYS = float("inf")
 RECEIPT = "receipt"  # the type of what the broker says of a message of one's own
 PLACES = 1000  # mailboxes and groups one agent reads
 
@@ -130,7 +132,7 @@ class Reader:
                 await on_wait(wait - rest)
         mails = self._show(sorted(fetched.messages, key=lambda found: (TIERS[found.priority], found.msg_id)), name)
         shown.leased = len(fetched.messages)
-        shown.keep_until = self._now() + KEEP_FOR if shared else 0.0
+        shown.keep_until = self._now() + KEEP_FOR if shared else ALWAYS
         waiting = sum((fetched.waiting or {}).values()) + len(fetched.messages) - len(mails)
         return Inbox(mails, waiting, source=(mailbox, group))
 

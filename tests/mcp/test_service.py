@@ -14,6 +14,7 @@ from agents import Clock, free_port
 from e2e.harness import Broker, Peer, fresh_name
 from mq9_mcp.errors import BrokerUnavailable, MailboxError
 from mq9_mcp.home import RENEW_AFTER, TTL
+from mq9_mcp.identity import Own, SessionMap
 from mq9_mcp.reading import Inbox
 from mq9_mcp.service import SESSIONS, Agent, Service
 
@@ -173,6 +174,24 @@ async def test_keeping_does_not_take_what_others_got(service: NewService, start_
 
 
 # the own mailbox
+
+
+async def test_what_an_agent_was_shown_does_not_become_unread_again(
+    service: NewService, peer: Peer, tmp_path: Path
+) -> None:
+    """Not even when it works on it for longer than the broker leases it."""
+    made = await peer.create(ack_wait=1)
+    own = Own(made["mail_id"], made["send_only"], made["expires_at"])
+    SessionMap(tmp_path / "agents-data").remember("alice", own, now=0)
+    alice = service().remembered("alice")
+    await peer.send(made["send_only"], "x")
+    assert await read(alice) == ["x"]
+    for _ in range(4):
+        await asyncio.sleep(0.4)
+        await alice.reader.keep()
+    assert await alice.unread() == 0
+    await asyncio.sleep(1.1)
+    assert await alice.unread() == 1, "the broker does not wait for ever"
 
 
 async def test_two_processes_of_one_session_share_its_mailbox(service: NewService) -> None:
