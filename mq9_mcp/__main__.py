@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mq9_mcp import demo
 
         return demo.main(arguments[1:])
+    if arguments[:1] in (["install"], ["uninstall"]):
+        from mq9_mcp.install import command
+
+        return command.main(arguments[0], arguments[1:])
     options = _parser().parse_args(arguments)
     if options.version:
         from importlib.metadata import version

@@ -1,0 +1,185 @@
+"""What has to be changed to add mq9 to an agent, or to take it out again; nothing is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mq9_mcp.install import hooks, plugin, program, record
+from mq9_mcp.install.agents import USER, Agent
+from mq9_mcp.install.document import Document, Edit
+from mq9_mcp.install.settings import Settings
+from mq9_mcp.install.tables import Tables
+
+NAME = "mq9"  # of the server, in every agent
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user asked for. `url` is the broker's, None for this machine's; `force` is for what others wrote."""
+
+    scope: str = USER
+    project: Path = Path()
+    url: str | None = None
+    hooks: bool = True
+    force: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """`edits` are to be done in their order. `kept` says what is in the way and was left as it is, `notes` what to know
+    afterwards."""
+
+    edits: list[Edit] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, edit: Edit | None) -> None:
+        if edit is not None:
+            self.edits.append(edit)
+
+
+def install(agent: Agent, wish: Wish) -> Plan:
+    """Raises Refused when a file cannot be read or understood."""
+    plan = Plan()
+    if agent.plugin and wish.scope == USER:
+        _put_plugin(plan, agent.plugin, agent, wish)
+        return plan
+    settings, path = _settings(agent, wish)
+    wanted = entry(agent, wish)
+    if _put_entry(plan, settings, path, wanted, wish.force):
+        plan.add(settings.installed(wanted))
+    if agent.hooks and wish.scope == USER and wish.hooks and not plan.kept:
+        there = Settings(agent.hooks)
+        hooks.put(there, plugin.codex(program.command(program.COMMAND, desktop=agent.desktop)))
+        plan.add(there.installed(True))
+    return plan
+
+
+def uninstall(agent: Agent, wish: Wish) -> Plan:
+    """Raises Refused when a file cannot be read or understood."""
+    plan = Plan()
+    if agent.plugin and wish.scope == USER:
+        _take_plugin(plan, agent.plugin, agent, wish)
+        return plan
+    settings, path = _settings(agent, wish)
+    if _take_entry(plan, settings, path, entry(agent, wish), wish.force):
+        plan.add(settings.uninstalled())
+    if agent.hooks and wish.scope == USER:
+        there = Settings(agent.hooks)
+        hooks.take(there)
+        plan.add(there.uninstalled())
+    return plan
+
+
+def entry(agent: Agent, wish: Wish) -> dict[str, Any]:
+    """The server as the agent's settings have it."""
+    command = program.command(program.SERVER, desktop=agent.desktop)
+    return {**agent.extra, "command": command, "args": ["--url", wish.url] if wish.url else []}
+
+
+def covers(there: Any, wanted: dict[str, Any]) -> bool:
+    """Whether an entry says `wanted`, whatever it says beside it."""
+    return isinstance(there, dict) and all(
+        there.get(name, [] if name == "args" else None) == wanted[name] for name in wanted
+    )
+
+
+def shown(entry: Any) -> str:
+    """An entry that somebody else wrote, without what may be a secret in it."""
+    if not isinstance(entry, dict):
+        return "something that is no server"
+    if isinstance(entry.get("command"), str):
+        words = [entry["command"], *(word for word in entry.get("args") or [] if isinstance(word, str))]
+        return f"`{' '.join(words)}`"
+    return "a server at a URL" if entry.get("url") else "a server without a command"
+
+
+def _settings(agent: Agent, wish: Wish) -> tuple[Settings | Tables, tuple[str, ...]]:
+    file = agent.file(wish.scope, wish.project)
+    kind: Callable[[Path], Settings | Tables] = Tables if file.suffix == ".toml" else Settings
+    return kind(file), (agent.servers, NAME)
+
+
+def _put_entry(
+    plan: Plan, settings: Settings | Tables, path: tuple[str, ...], wanted: dict[str, Any], force: bool
+) -> bool:
+    there = settings.get(path)
+    wrote = settings.document.known.wrote if settings.document.known else None
+    if there is None or (wrote and covers(there, wrote)):
+        if there is None:
+            settings.put(path, wanted)
+    elif force:
+        settings.drop(path)
+        settings.put(path, wanted)
+    elif not covers(there, wanted):
+        plan.kept.append(
+            f"{settings.document.path} has a server {NAME} that was not written from here: {shown(there)}. "
+            f"--force replaces it"
+        )
+        return False
+    return True
+
+
+def _take_entry(
+    plan: Plan, settings: Settings | Tables, path: tuple[str, ...], wanted: dict[str, Any], force: bool
+) -> bool:
+    there = settings.get(path)
+    known = settings.document.known
+    if there is None:
+        return True
+    ours = covers(there, known.wrote) if known else there == wanted
+    if not ours and not force:
+        plan.kept.append(
+            f"{settings.document.path} has a server {NAME} that was not written from here: {shown(there)}. "
+            f"--force removes it"
+        )
+        return False
+    settings.drop(path)
+    return True
+
+
+def rendered(agent: Agent, wish: Wish) -> dict[str, str]:
+    """The files of the agent's plugin by their names below its folder."""
+    server = program.command(program.SERVER, desktop=agent.desktop)
+    return plugin.render(server, program.command(program.COMMAND, desktop=agent.desktop), wish.url, hooks=wish.hooks)
+
+
+def _put_plugin(plan: Plan, folder: Path, agent: Agent, wish: Wish) -> None:
+    wanted = rendered(agent, wish)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / plugin.MANIFEST).exists():
+        plan.kept.append(f"{folder} holds something else: move it away, mq9's plugin goes there")
+        return
+    for name, text in wanted.items():
+        document = Document(folder / name)
+        if document.text not in ("", text) and not wish.force:
+            plan.kept.append(f"{document.path} was changed, or not written from here. --force replaces it")
+        elif document.before is None or document.text != text:
+            document.fill(text)
+        plan.add(document.installed(True))
+    for path in _left(folder, wanted):
+        plan.add(Document(path).uninstalled(empty=True))
+    if plan.kept:
+        plan.edits.clear()
+
+
+def _take_plugin(plan: Plan, folder: Path, agent: Agent, wish: Wish) -> None:
+    wanted = rendered(agent, wish)
+    for path in [*(folder / name for name in wanted), *_left(folder, wanted)]:
+        document = Document(path)
+        if document.before is None:
+            continue
+        if document.text not in ("", wanted.get(path.relative_to(folder).as_posix())) and not wish.force:
+            plan.kept.append(f"{path} was changed, or not written from here. --force removes it")
+        folders = document.known.folders if document.known else [str(path.parent), str(folder)]
+        plan.add(Edit(path, document.before, None, None, tuple(folders)))
+    if plan.kept:
+        plan.edits.clear()
+
+
+def _left(folder: Path, wanted: dict[str, str]) -> list[Path]:
+    """Files of an earlier plugin that the one of today does not have."""
+    written = [Path(path) for path in record.load() if Path(path).is_relative_to(folder)]
+    return [path for path in written if path.relative_to(folder).as_posix() not in wanted]
