@@ -132,8 +132,8 @@ def _parser(verb: str, known: Mapping[str, Agent]) -> argparse.ArgumentParser:
     here = [agent.name for agent in known.values() if agent.is_here()]
     parser = argparse.ArgumentParser(
         prog=f"mq9-mcp {verb}",
-        description=f"{'Adds mq9 to' if adds else 'Takes mq9 out of'} the settings of an agent: "
-        f"{', '.join(known)}. On this machine: {', '.join(here) or 'none of them'}.",
+        description=f"{'Adds mq9 to' if adds else 'Takes mq9 out of'} the settings of agents: {', '.join(known)}.\n"
+        f"On this machine: {', '.join(here) or 'none of them'}.",
         epilog=_EXAMPLES[verb],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -63,6 +63,7 @@ def uninstall(agent: Agent, wish: Wish) -> Plan:
     plan = Plan()
     if agent.plugin and wish.scope == USER:
         _take_plugin(plan, agent.plugin, agent, wish)
+        plan.edits.reverse()  # the first one knows the folders that were made
         return plan
     settings, path = _settings(agent, wish)
     if _take_entry(plan, settings, path, entry(agent, wish), wish.force):
@@ -71,6 +72,7 @@ def uninstall(agent: Agent, wish: Wish) -> Plan:
         there = Settings(agent.hooks)
         hooks.take(there)
         plan.add(there.uninstalled())
+    plan.edits.reverse()
     return plan
 
 
@@ -80,8 +82,10 @@ def entry(agent: Agent, wish: Wish) -> dict[str, Any]:
     return {**agent.extra, "command": command, "args": ["--url", wish.url] if wish.url else []}
 
 
-def covers(there: Any, wanted: dict[str, Any]) -> bool:
+def covers(there: Any, wanted: Any) -> bool:
     """Whether an entry says `wanted`, whatever it says beside it."""
+    if not isinstance(wanted, dict):
+        return False
     return isinstance(there, dict) and all(
         there.get(name, [] if name == "args" else None) == wanted[name] for name in wanted
     )
@@ -106,15 +110,19 @@ def _settings(agent: Agent, wish: Wish) -> tuple[Settings | Tables, tuple[str, .
 def _put_entry(
     plan: Plan, settings: Settings | Tables, path: tuple[str, ...], wanted: dict[str, Any], force: bool
 ) -> bool:
+    """Whether the entry will be as it is wanted."""
     there = settings.get(path)
-    wrote = settings.document.known.wrote if settings.document.known else None
-    if there is None or (wrote and covers(there, wrote)):
-        if there is None:
-            settings.put(path, wanted)
+    known = settings.document.known
+    if there is None:
+        settings.put(path, wanted)
+    elif covers(there, wanted):
+        pass
+    elif known and covers(there, known.wrote):
+        settings.put(path, {**there, **wanted})
     elif force:
         settings.drop(path)
         settings.put(path, wanted)
-    elif not covers(there, wanted):
+    else:
         plan.kept.append(
             f"{settings.document.path} has a server {NAME} that was not written from here: {shown(there)}. "
             f"--force replaces it"

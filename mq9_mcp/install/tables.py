@@ -37,22 +37,26 @@ class Tables:
             for name, value in table.items():
                 if there.get(name) != value:
                     text = _changed(text, path, name, _quoted(value))
-            self._check(path, text, {**there, **table})
+            if not self._says(path, text, {**there, **table}):
+                raise self._refused(path)
             self.document.rewrite(text)
             return
         newline = "\r\n" if "\r\n" in text else "\n"
         lines = [f"[{'.'.join(path)}]", *(f"{name} = {_quoted(value)}" for name, value in table.items()), ""]
         gap = "" if not text else newline if text.endswith("\n") else newline * 2
         piece = gap + newline.join(lines)
-        self._check(path, text + piece, table)
+        if not self._says(path, text + piece, table):
+            raise self._refused(path)
         self.document.put(len(text), piece)
 
     def drop(self, path: tuple[str, ...]) -> None:
         """Takes out the table at `path` and the tables below it, with a blank line before each."""
         text = self.document.text
-        while (span := _span(text, path)) is not None:
+        while not self._says(path, text, None):
+            span = _span(text, path, below=True)
+            if span is None:
+                raise self._refused(path)
             text = re.sub(r"(\n)\r?\n\Z", r"\1", text[: span[0]]) + text[span[1] :]
-        self._check(path, text, None)
         self.document.rewrite(text)
 
     def installed(self, wrote: Any) -> Edit | None:
@@ -61,21 +65,22 @@ class Tables:
     def uninstalled(self) -> Edit | None:
         return self.document.uninstalled(empty=not self.document.text.strip())
 
-    def _check(self, path: tuple[str, ...], text: str, value: Any) -> None:
-        """Raises Refused unless `text` says what the file says now, with `value` at `path` (None: with nothing)."""
+    def _says(self, path: tuple[str, ...], text: str, value: Any) -> bool:
+        """Whether `text` says what the file says now, with `value` at `path` (None: with nothing)."""
         wanted = holder = self._parsed(self.document.text)
         try:
             for name in path[:-1]:
                 holder = holder.setdefault(name, {})
             holder[path[-1]] = value or {}
-            right = _canonical(tomllib.loads(text)) == _canonical(wanted)
-        except (AttributeError, tomllib.TOMLDecodeError):
-            right = False
-        if not right:
-            raise Refused(
-                f"{self.document.path} says {'.'.join(path[:-1])} in a way that cannot be changed from here: edit it "
-                f"by hand (--print shows what to write)"
-            )
+            return _canonical(tomllib.loads(text)) == _canonical(wanted)
+        except (AttributeError, TypeError, tomllib.TOMLDecodeError):
+            return False
+
+    def _refused(self, path: tuple[str, ...]) -> Refused:
+        return Refused(
+            f"{self.document.path} says {'.'.join(path[:-1])} in a way that cannot be changed from here: edit it by "
+            f"hand (--print shows what to write)"
+        )
 
     def _parsed(self, text: str) -> dict[str, Any]:
         try:
@@ -84,17 +89,18 @@ class Tables:
             raise Refused(f"{self.document.path} cannot be understood: {error}. Correct it, or move it away") from None
 
 
-def _span(text: str, path: tuple[str, ...]) -> tuple[int, int] | None:
-    """Where a table at or below `path` begins and ends; blank lines and comments behind it are not counted to it."""
+def _span(text: str, path: tuple[str, ...], *, below: bool = False) -> tuple[int, int] | None:
+    """Where the last table at `path`, or one `below` it, begins and ends; blank lines and comments behind it are not
+    counted to it. What looks like one may also stand in a text of several lines."""
     names = r"\s*\.\s*".join(rf'(?:{re.escape(name)}|"{re.escape(name)}")' for name in path)
-    found = re.search(rf"^[ \t]*\[\s*{names}\s*[.\]]", text, re.M)
-    if found is None:
+    headers = list(re.finditer(rf"^[ \t]*\[\s*{names}\s*[{'.' if below else ''}\]]", text, re.M))
+    if not headers:
         return None
-    following = _HEADER.search(text, found.end())
-    end = found.end()
-    for line in _CONTENT.finditer(text, found.start(), following.start() if following else len(text)):
+    start, end = headers[-1].span()
+    following = _HEADER.search(text, end)
+    for line in _CONTENT.finditer(text, start, following.start() if following else len(text)):
         end = line.end()
-    return found.start(), end
+    return start, end
 
 
 def _changed(text: str, path: tuple[str, ...], name: str, value: str) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+patiently = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 NAMES = st.sampled_from(["mcpServers", "mq9", "servers", "other", "a", "", 'say "x"', "ключ", "hooks", "Stop"])
 SCALARS = st.one_of(

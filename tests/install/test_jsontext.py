@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from install.documents import NAMES, VALUES, documents
+from install.documents import NAMES, VALUES, documents, patiently
 from mq9_mcp.install import jsontext
 from mq9_mcp.install.jsontext import NotJSON
 
@@ -28,11 +28,13 @@ def values_are_the_same(text: str, expected: Any) -> bool:
     return json.dumps(value_of(text)) == json.dumps(expected)
 
 
+@patiently
 @given(VALUES, st.sampled_from([None, 2]))
 def test_it_reads_what_python_reads(value: Any, indent: int | None) -> None:
     assert values_are_the_same(json.dumps(value, indent=indent), value)
 
 
+@patiently
 @given(documents(mcpServers=SERVERS))
 def test_a_member_is_put_in_and_nothing_else_changes(text: str) -> None:
     expected = value_of(text)
@@ -46,6 +48,7 @@ def test_a_member_is_put_in_and_nothing_else_changes(text: str) -> None:
     assert after == text
 
 
+@patiently
 @given(documents(mcpServers=SERVERS))
 def test_a_member_that_was_put_in_is_taken_out_again(text: str) -> None:
     before = value_of(text)
@@ -57,6 +60,7 @@ def test_a_member_that_was_put_in_is_taken_out_again(text: str) -> None:
         assert after == text
 
 
+@patiently
 @given(documents(hooks=GROUPS))
 def test_an_item_goes_behind_all_others_and_out_again(text: str) -> None:
     expected = value_of(text)
@@ -68,6 +72,7 @@ def test_an_item_goes_behind_all_others_and_out_again(text: str) -> None:
     assert values_are_the_same(jsontext.remove(after, ("hooks", "Stop", len(items))), expected)
 
 
+@patiently
 @given(documents(), st.data())
 def test_any_part_can_be_taken_out_or_replaced(text: str, data: st.DataObject) -> None:
     node, path = jsontext.parse(text), ()
@@ -85,12 +90,16 @@ def test_any_part_can_be_taken_out_or_replaced(text: str, data: st.DataObject) -
     assert values_are_the_same(jsontext.remove(text, path), expected)
 
 
+@patiently
 @given(st.text(st.sampled_from(list('{}[]",:/* \n\\a1-tru'))))
 def test_whatever_the_text_it_reads_what_is_json_and_raises_nothing_else(text: str) -> None:
     with contextlib.suppress(NotJSON):
         jsontext.parse(text)
-    with contextlib.suppress(ValueError):
-        assert values_are_the_same(text, json.loads(text))
+    try:
+        strict = json.loads(text)
+    except ValueError:
+        return
+    assert values_are_the_same(text, strict)
 
 
 def test_the_last_of_two_members_with_one_name_counts() -> None:
