@@ -1,4 +1,4 @@
-"""`mq9-mcp`: the MCP server on stdio, or over HTTP, and the demonstration."""
+"""`mq9-mcp`: the MCP server on stdio, or over HTTP, and the commands that add it to agents, examine and show it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from mq9_mcp.endpoint import public_url
 DEFAULT_PORT = 8009
 EXAMPLES = """\
 examples:
-  claude mcp add mq9 -- mq9-mcp         for Claude Code, which starts it when it needs it
-  codex mcp add mq9 -- mq9-mcp          for Codex
+  mq9-mcp install claude-code           adds it to Claude Code; also codex, cursor, gemini, vscode, windsurf
+  mq9-mcp uninstall claude-code         takes it out again
+  mq9-mcp doctor                        what is installed and running, what is wrong, and how to mend it
   mq9-mcp demo                          what it does, shown in a few seconds
   mq9-mcp --http --port 8009            for clients that speak streamable HTTP, at http://127.0.0.1:8009/mcp
 
@@ -41,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mq9_mcp.install import command
 
         return command.main(arguments[0], arguments[1:])
+    if arguments[:1] == ["doctor"]:
+        from mq9_mcp.doctor import command as doctor
+
+        return doctor.main(arguments[1:])
     options = _parser().parse_args(arguments)
     if options.version:
         from importlib.metadata import version
@@ -56,8 +61,8 @@ def _serve_stdio(options: argparse.Namespace) -> int:
         return 2
     if sys.stdin.isatty():
         print(
-            "mq9-mcp speaks MCP on stdin and stdout, to a program that starts it: see `mq9-mcp --help` for how to add "
-            "it to an agent, `mq9-mcp demo` for what it does. Ctrl-D ends it.",
+            "mq9-mcp speaks MCP on stdin and stdout, to a program that starts it: `mq9-mcp install` adds it to "
+            "an agent, `mq9-mcp demo` shows what it does. Ctrl-D ends it.",
             file=sys.stderr,
         )
     # The thread that reads stdin cannot be interrupted: without this, Ctrl-C would wait for the client to leave.
@@ -110,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mq9-mcp",
         description="The MCP server of mq9: mailboxes for AI agents. Without options it serves one client on stdin and "
-        "stdout. `mq9-mcp demo` shows what it does.",
+        "stdout:\n`mq9-mcp install` makes an agent start it like that.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -75,6 +75,14 @@ def is_send_only(address: str) -> bool:
     return len(address) == 28 and address.startswith("s-")
 
 
+def count(data_dir: Path) -> int:
+    """How many sessions are remembered there. Raises OSError or ValueError when that can't be read, with the reason."""
+    try:
+        return len(_parse((data_dir / "agents" / "sessions.json").read_bytes()))
+    except FileNotFoundError:
+        return 0
+
+
 class SessionMap:
     """The map on disk. Every method reads the file anew, so that processes see each other's changes.
 

@@ -61,6 +61,8 @@ def _carry_out(verb: str, agent: Agent, plan: Plan, screen: Screen, *, yes: bool
         screen.line((f"{agent.title}: ", "bold"), one_line(words))
     if plan.kept:
         return 1
+    for words in plan.notes:
+        screen.line((f"{agent.title}: ", "bold"), one_line(words))
     if not plan.edits:
         there = "mq9 is installed already" if verb == INSTALL else "mq9 is not installed"
         screen.line((f"{agent.title}: ", "bold"), f"{there}; nothing to change.")

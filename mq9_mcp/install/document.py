@@ -34,10 +34,10 @@ class Edit:
 
 
 class Document:
-    """The file at `path`, as it was before the last `install` where that is known to the byte: what is put in anew and
-    is the same as before is no change. Raises Refused when the file cannot be read."""
+    """The file at `path`; with `rewind` as it was before the last `install`, where that is known to the byte, so that
+    what is put in anew and is the same as before is no change. Raises Refused when the file cannot be read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, rewind: bool = True) -> None:
         self.path = path
         self.known = record.load().get(str(path))
         self.before = files.read(path)
@@ -47,7 +47,7 @@ class Document:
         self._cuts: list[tuple[int, int]] | None = None  # None: it is not known where all that is ours stands
         if self.known is None:
             self._cuts = []
-        elif (text := self.known.undone(self.text)) is not None:
+        elif rewind and (text := self.known.undone(self.text)) is not None:
             self.text, self.made, self._cuts = text, [], []
 
     @property

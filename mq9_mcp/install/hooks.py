@@ -33,19 +33,17 @@ def take(settings: Settings) -> None:
     """Takes out our handlers, and the groups that held nothing else. Raises Refused."""
     events = settings.get(("hooks",))
     for event in list(events) if isinstance(events, dict) else []:
-        while ours := list(_ours(settings, event)):
-            place, alone = ours[-1]
+        while left := list(_ours(settings, event)):
+            place, alone = left[-1]
             settings.drop(place[:3] if alone else place)
 
 
-def commands(settings: Settings) -> dict[str, str]:
-    """Our commands by event."""
+def ours(settings: Settings) -> Iterator[tuple[str, tuple[int, int], str]]:
+    """Our hooks: the event, the numbers of the group and of the handler in it, and the command."""
     events = settings.get(("hooks",))
-    found = {}
     for event in events if isinstance(events, dict) else {}:
         for place, _ in _ours(settings, event):
-            found[event] = str(settings.get((*place, "command")))
-    return found
+            yield event, (int(place[2]), int(place[4])), str(settings.get((*place, "command")))
 
 
 def _ours(settings: Settings, event: str) -> Iterator[tuple[tuple[str | int, ...], bool]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def install(agent: Agent, wish: Wish) -> Plan:
     plan = Plan()
     if agent.plugin and wish.scope == USER:
         _put_plugin(plan, agent.plugin, agent, wish)
+        plan.notes += beside(agent, Path.cwd())
         return plan
     settings, path = _settings(agent, wish)
     wanted = entry(agent, wish)
@@ -64,6 +65,7 @@ def uninstall(agent: Agent, wish: Wish) -> Plan:
     if agent.plugin and wish.scope == USER:
         _take_plugin(plan, agent.plugin, agent, wish)
         plan.edits.reverse()  # the first one knows the folders that were made
+        plan.notes += beside(agent, Path.cwd())
         return plan
     settings, path = _settings(agent, wish)
     if _take_entry(plan, settings, path, entry(agent, wish), wish.force):
@@ -91,20 +93,45 @@ def covers(there: Any, wanted: Any) -> bool:
     )
 
 
-def shown(entry: Any) -> str:
-    """An entry that somebody else wrote, without what may be a secret in it."""
+def entries(agent: Agent, project: Path) -> Iterator[tuple[Path, Any]]:
+    """The entries mq9 in the agent's settings, those of its user and of `project`, and the file of each. Raises
+    Refused."""
+    for scope in agent.files:
+        settings, path = _settings(agent, Wish(scope, project), rewind=False)
+        for holder in ((), ("projects", str(project))):  # Claude Code keeps those of a project's user in one file, too
+            there = settings.get((*holder, *path))
+            if there is not None:
+                yield settings.document.path, there
+    if agent.plugin:
+        there = Settings(agent.plugin / plugin.MANIFEST, rewind=False).get(("mcpServers", NAME))
+        if there is not None:
+            yield agent.plugin / plugin.MANIFEST, there
+
+
+def beside(agent: Agent, project: Path) -> Iterator[str]:
+    """What stands beside a plugin and was written by the agent's own command. Raises Refused."""
+    for file, there in entries(agent, project):
+        if agent.plugin and not file.is_relative_to(agent.plugin):
+            yield (
+                f"{file} has a server {NAME}, too: {shown(there, words=1)}. Of two that run the same program "
+                f"{agent.title} takes that one, of others both: `{agent.program} mcp remove {NAME}` removes it"
+            )
+
+
+def shown(entry: Any, words: int | None = None) -> str:
+    """An entry that somebody else wrote, as the first `words` of its command, without what may be a secret in it."""
     if not isinstance(entry, dict):
         return "something that is no server"
     if isinstance(entry.get("command"), str):
-        words = [entry["command"], *(word for word in entry.get("args") or [] if isinstance(word, str))]
-        return f"`{' '.join(words)}`"
+        line = [entry["command"], *(word for word in entry.get("args") or [] if isinstance(word, str))]
+        return f"`{' '.join(line[:words])}`"
     return "a server at a URL" if entry.get("url") else "a server without a command"
 
 
-def _settings(agent: Agent, wish: Wish) -> tuple[Settings | Tables, tuple[str, ...]]:
+def _settings(agent: Agent, wish: Wish, *, rewind: bool = True) -> tuple[Settings | Tables, tuple[str, ...]]:
     file = agent.file(wish.scope, wish.project)
-    kind: Callable[[Path], Settings | Tables] = Tables if file.suffix == ".toml" else Settings
-    return kind(file), (agent.servers, NAME)
+    kind = Tables if file.suffix == ".toml" else Settings
+    return kind(file, rewind=rewind), (agent.servers, NAME)
 
 
 def _put_entry(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from importlib.metadata import version
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import PurePosixPath
@@ -25,6 +26,7 @@ def render(server: str, command: str, url: str | None, *, hooks: bool) -> dict[s
     for name, text in _templates().items():
         content = json.loads(text)
         if name == MANIFEST:
+            content["version"] = version("mq9-mcp")
             content["mcpServers"]["mq9"] |= {"command": server, "args": ["--url", url] if url else []}
             if not hooks:
                 content.pop("experimental", None)

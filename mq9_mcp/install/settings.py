@@ -16,8 +16,8 @@ T = TypeVar("T")
 class Settings:
     """The file at `path`. Everything here raises Refused when the file is not what it should be."""
 
-    def __init__(self, path: Path) -> None:
-        self.document = Document(path)
+    def __init__(self, path: Path, *, rewind: bool = True) -> None:
+        self.document = Document(path, rewind=rewind)
         self.get(())
 
     def get(self, path: jsontext.Path) -> Any:

@@ -18,8 +18,8 @@ _HEADER = re.compile(r"^[ \t]*\[", re.M)
 class Tables:
     """The file at `path`. Everything here raises Refused when the file is not what it should be."""
 
-    def __init__(self, path: Path) -> None:
-        self.document = Document(path)
+    def __init__(self, path: Path, *, rewind: bool = True) -> None:
+        self.document = Document(path, rewind=rewind)
         self._parsed(self.document.text)
 
     def get(self, path: tuple[str, ...]) -> Any:
