@@ -80,13 +80,21 @@ def _carry_out(verb: str, agent: Agent, plan: Plan, screen: Screen, *, yes: bool
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             print(f"mq9-mcp {verb}: nothing was changed: add --yes to do it", file=sys.stderr)
             return 1
-        if input("Do it? [y/N] ").strip().lower() not in ("y", "yes"):
+        if not _agreed():
             screen.line("Nothing was changed.")
             return 1
     for edit in plan.edits:
         edit.do()
     screen.line((f"{agent.title}: ", "bold"), "done. ", _after(verb, agent))
     return 0
+
+
+def _agreed() -> bool:
+    try:
+        return input("Do it? [y/N] ").strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return False
 
 
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
