@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import signal
 import sys
@@ -19,6 +18,9 @@ examples:
   mq9-mcp doctor                        what is installed and running, what is wrong, and how to mend it
   mq9-mcp demo                          what it does, shown in a few seconds
   mq9-mcp --http --port 8009            for clients that speak streamable HTTP, at http://127.0.0.1:8009/mcp
+  mq9-mcp --http --host 10.0.0.5 --token-file tokens
+                                        the same for other machines, each caller with a token. A line of the file is
+                                        a token, or a name and a token: then the caller is the agent of that name
 
 environment:
   MQ9_URL              the broker, like nats://127.0.0.1:4222, tls://user:password@mail.example:4222 or unix:///path
@@ -27,6 +29,7 @@ environment:
   MQ9_NKEY_SEED_FILE   the file with the seed of the nkey to sign with
   MQ9_TLS_CA, MQ9_TLS_CERT, MQ9_TLS_KEY
                        files: whom to trust, and a certificate and key to show
+  MQ9_HTTP_TOKEN       with --http: a token that callers must show, beside those of --token-file
   MQ9_DATA_DIR         where the broker keeps its data, and where agent sessions and their mailboxes are remembered
 """
 
@@ -56,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve_stdio(options: argparse.Namespace) -> int:
-    if options.host is not None or options.port is not None:
-        print("mq9-mcp: --host and --port go with --http: add it, or leave them out", file=sys.stderr)
+    if options.host is not None or options.port is not None or options.token_file is not None:
+        print("mq9-mcp: --host, --port and --token-file go with --http: add it, or leave them out", file=sys.stderr)
         return 2
     if sys.stdin.isatty():
         print(
@@ -69,23 +72,38 @@ def _serve_stdio(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from mq9_mcp import server
 
+    server.set_up_logging()
     server.serve_stdio(options.url)
     return 0
 
 
 def _serve_http(options: argparse.Namespace) -> int:
+    from mq9_mcp import http, server
+
     host = options.host or "127.0.0.1"
     port = DEFAULT_PORT if options.port is None else options.port
-    if not _is_loopback(host):
+    try:
+        tokens = http.read_tokens(options.token_file, os.environ)
+    except http.BadTokens as error:
+        print(f"mq9-mcp: {error}", file=sys.stderr)
+        return 2
+    os.environ.pop(http.VARIABLE, None)  # none of the processes that this one starts needs it
+    if not http.is_loopback(host):
+        if not tokens:
+            print(
+                f"mq9-mcp: other machines reach {host}:{port}, so callers need a token: write one into a file that "
+                f"only you can read and name it with --token-file, or set {http.VARIABLE} (`openssl rand -hex 32` "
+                f"makes one). Without --host only this machine reaches it, and none is needed",
+                file=sys.stderr,
+            )
+            return 2
         print(
-            f"mq9-mcp: warning: there is no authentication. Whoever reaches {host}:{port} can make mailboxes, and use "
-            f"each one whose name or address they know. Put a proxy before it that asks who it is, or drop --host.",
+            "mq9-mcp: warning: tokens and mail cross the network as they are: put a proxy that speaks TLS before it",
             file=sys.stderr,
         )
-    from mq9_mcp import server
-
+    server.set_up_logging()
     try:
-        server.serve_http(options.url, host, port)
+        http.serve(options.url, host, port, tokens)
     except KeyboardInterrupt:
         return 0
     except OSError as error:
@@ -96,13 +114,6 @@ def _serve_http(options: argparse.Namespace) -> int:
         )
         return 2
     return 0
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _port(text: str) -> int:
@@ -129,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--port", type=_port, default=None, help=f"with --http: the port to listen on (default {DEFAULT_PORT}; 0: any)"
     )
+    parser.add_argument("--token-file", metavar="FILE", help="with --http: the tokens, one of which callers must show")
     return parser
 
 

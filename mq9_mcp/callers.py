@@ -1,19 +1,20 @@
 """Who calls a tool: from an MCP request to the agent it belongs to.
 
 Over stdio the host that started this process speaks for its user: it names the session in the environment, or the
-thread in `_meta` of each call. Over HTTP anyone may have sent a request, so nothing in it is believed. A session is one
-that this server itself opened (handshake era); a request without one comes from whoever knows the private address that
-it gives.
+thread in `_meta` of each call. Over HTTP anyone may have sent a request, so nothing in it is believed but its token:
+one with a name is that agent's. Else a session is one that this server itself opened (handshake era); a request without
+one comes from whoever knows the private address that it gives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from mq9_mcp.identity import session_key
+from mq9_mcp.identity import caller_key, session_key
 from mq9_mcp.loops import Recent
 from mq9_mcp.reading import Inbox
 from mq9_mcp.service import Agent, Service
@@ -28,12 +29,24 @@ def agent_of(request: Request, address: str | None = None) -> Agent:
     """The agent that calls. `address` is the argument that can prove one when there is no session."""
     service = request.lifespan_context
     if request.request is not None:
+        if name := name_of(request.request.scope):
+            return service.remembered(caller_key(name, service.broker))
         session = _http_session(request)
         return service.passing(session) if session else service.nobody(address)
     meta = (request.params or {}).get("_meta")
     thread_id = meta.get("threadId") if isinstance(meta, dict) else None
     key = session_key(service.environ, thread_id if isinstance(thread_id, str) else None, service.broker)
-    return service.remembered(key) if key else service.passing("this process")
+    if key:
+        return service.remembered(key)
+    # A host with threads names them when it calls tools, and at no other time.
+    only = service.only() if request.method != "tools/call" else None
+    return only or service.passing("this process")
+
+
+def name_of(scope: Mapping[str, Any]) -> str:
+    """The agent that the token of an HTTP request is for; "" when it says nothing of that."""
+    token = getattr(scope.get("user"), "access_token", None)
+    return (token.subject or "") if token is not None else ""
 
 
 class Handed:

@@ -65,6 +65,11 @@ def session_key(environ: Mapping[str, str], thread_id: str | None, broker: str |
     return json.dumps([broker or "", *session], ensure_ascii=False)
 
 
+def caller_key(name: str, broker: str | None = None) -> str:
+    """The name under which a caller over HTTP is remembered whose token says that it is `name`."""
+    return json.dumps([broker or "", "http", name], ensure_ascii=False)
+
+
 def is_private(address: str) -> bool:
     """Whether `address` is a secret: a `mail_id` or an owner address. No name has that form."""
     return len(address) == 28 and address.startswith("m-")

@@ -1,9 +1,9 @@
-"""The MCP server: what a client is told at first, and how it is served."""
+"""The MCP server: what a client is told at first, and what answers it."""
 
 from __future__ import annotations
 
+import logging
 import os
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,15 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 import anyio
-from mcp.server.mcpserver import MCPServer
+from mcp.server import Server
+from mcp.server.stdio import stdio_server
 
-from mq9_mcp import autostart
+from mq9_mcp import autostart, prompts, resources
 from mq9_mcp.callers import Handed
+from mq9_mcp.errors import mask
+from mq9_mcp.screen import visible
 from mq9_mcp.service import Service
-from mq9_mcp.tools import make_tools
+from mq9_mcp.subscriptions import Subscriptions
+from mq9_mcp.tools import Tools
 from mq9_mcp.unread import Serving
 
-PATH = "/mcp"
 INSTRUCTIONS = """\
 mq9: mail between AI agents and programs. A message is stored in a mailbox until it expires, so its reader need not be \
 running when it is sent.
@@ -46,11 +49,11 @@ def make_server(
     environ: Mapping[str, str] = os.environ,
     data_dir: Path | None = None,
     now: Callable[[], float] = time.time,
-) -> MCPServer[Service]:
+) -> Server[Service]:
     """The server, not yet running. `url` names a broker; `environ` is what the host says about the session."""
 
     @asynccontextmanager
-    async def lifespan(_: MCPServer[Service]) -> AsyncIterator[Service]:
+    async def lifespan(_: Server[Service]) -> AsyncIterator[Service]:
         service = Service(url, environ=environ, data_dir=data_dir, now=now)
         try:
             yield service
@@ -59,35 +62,50 @@ def make_server(
                 await service.close()
 
     handed = Handed()
-    return MCPServer(
+    tools = Tools(handed)
+    subscriptions = Subscriptions()
+    server = Server(
         "mq9",
         title="mq9 mailboxes",
         instructions=INSTRUCTIONS,
         version=version("mq9-mcp"),
-        tools=make_tools(handed),
         lifespan=lifespan,
-        middleware=[handed],
-        # What a tool refuses may name an address, and an address may be a secret: it goes to the caller, not to a log.
-        log_level="WARNING",
-        subscriptions=False,
+        get_tool_input_schema=tools.schema,
+        on_list_tools=tools.list,
+        on_call_tool=tools.call,
+        on_list_resources=resources.list_resources,
+        on_list_resource_templates=resources.list_templates,
+        on_read_resource=resources.read_resource,
+        on_subscribe_resource=subscriptions.subscribe,
+        on_unsubscribe_resource=subscriptions.unsubscribe,
+        on_subscriptions_listen=subscriptions.listen,
+        on_list_prompts=prompts.list_prompts,
+        on_get_prompt=prompts.get_prompt,
+        on_completion=prompts.complete,
     )
+    server.middleware.append(handed)
+    return server
 
 
 def serve_stdio(url: str | None) -> None:
     """Serves one client on stdin and stdout until it leaves."""
+
+    async def serve() -> None:
+        server = make_server(url)
+        async with stdio_server() as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+
     with Serving(os.environ.get("CLAUDE_CODE_SESSION_ID"), autostart.data_dir()):
-        make_server(url).run("stdio")
+        anyio.run(serve)
 
 
-def serve_http(url: str | None, host: str, port: int) -> None:
-    """Serves streamable HTTP until it is told to stop. Raises OSError when it cannot listen there. Port 0: any."""
-    import uvicorn
+def set_up_logging() -> None:
+    """Warnings go to stderr, and nothing in them acts on a terminal, begins a line of its own or opens a mailbox."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line("mq9-mcp: %(levelname)s: %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listener:
-        port = listener.getsockname()[1]
-        app = make_server(url, environ={}).streamable_http_app(streamable_http_path=PATH, host=host)
-        shown = f"[{host}]" if ":" in host else host
-        print(f"mq9-mcp {version('mq9-mcp')} serving MCP at http://{shown}:{port}{PATH}", file=sys.stderr, flush=True)
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
-        anyio.run(uvicorn.Server(config).serve, [listener])
+
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(mask(super().format(record))).replace("\n", "\n    ")

@@ -37,6 +37,10 @@ OWN_GROUP = "inbox"  # the group with which an agent reads its own mailbox
 SESSIONS = 10_000  # agent sessions one process remembers
 MADE = 100  # mailboxes one agent made and can speak as
 RECEIPTS = ("delivered", "expired", "dead")  # what a sender who wants a receipt is told of
+HOMELESS = (
+    "this connection has no session and so no mailbox of its own: make one with create_mailbox, and give its mail_id "
+    "as `mailbox` to check_inbox and as `reply_to` to send"
+)
 NAMES = 1000  # public names that are looked through for one like an unknown recipient
 
 Agents: TypeAlias = "Recent[str, Agent]"
@@ -113,6 +117,11 @@ class Service:
             home = Home(self.client, self.now, sessions=self._sessions, key=key)
             agent = self._remembered[key] = Agent(self, home, key)
         return agent
+
+    def only(self) -> Agent | None:
+        """The one session that has a name, if there is one and no other."""
+        agents = self._remembered.values()
+        return agents[0] if len(agents) == 1 else None
 
     def passing(self, key: str) -> Agent:
         """The agent of a session that ends with this process or its connection."""
@@ -261,10 +270,7 @@ class Agent:
         own = await self._home.known() if self._home and name else None
         if not name or (own is not None and name in (own.mail_id, own.send_only)):
             if self._home is None:
-                raise MailboxError(
-                    "this connection has no session and so no mailbox of its own: make one with create_mailbox, and "
-                    "give its mail_id as `mailbox` to check_inbox and as `reply_to` to send"
-                )
+                raise MailboxError(HOMELESS)
             inbox = await self._home.within(read_own)
             moved, self._home.moved = self._home.moved, False
             return replace(inbox, moved=moved)
@@ -280,10 +286,32 @@ class Agent:
         except MailboxNotFound as error:
             raise await self._unknown(error, "nothing to read") from None
 
-    async def list_public(self, prefix: str = "") -> Directory:
-        """The directory: public mailboxes whose names begin with `prefix`."""
+    async def list_public(self, prefix: str = "", *, after: str | None = None) -> Directory:
+        """The directory: public mailboxes whose names begin with `prefix`. `after` is the `next` of a page before."""
         client = await self._service.client()
-        return await client.list(prefix)
+        return await client.list(prefix, after=after)
+
+    @property
+    def has_home(self) -> bool:
+        """Whether it has a mailbox of its own, or gets one when it needs it."""
+        return self._home is not None
+
+    async def address(self, name: str = "") -> str:
+        """What reads the public mailbox `name`, or the agent's own. Raises MailboxError when there is none."""
+        client = await self._service.client()
+        if name:
+            found = await client.list(address_of(name), limit=1)
+            if name not in [listed.mail_id for listed in found.mailboxes]:
+                raise MailboxNotFound(name, f"there is no public mailbox {name}; list_public shows all of them")
+            return name
+        if self._home is None:
+            raise MailboxError(HOMELESS)
+
+        async def alive(own: Own) -> str:
+            await client.query(own.mail_id, limit=0)
+            return own.mail_id
+
+        return await self._home.within(alive)
 
     async def unread(self) -> int:
         """How many messages wait in the agent's own mailbox that it was not shown; 0 when that can't be known now.

@@ -1,140 +1,127 @@
-"""The four tools as a model sees them: names, words, arguments, results.
-
-A model sees the structured result and nothing else, so it is complete, flat and small: what is empty is left out. What
-others wrote stays inside strings of it.
-"""
+"""The four tools as a model sees them: names, words, arguments, results."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
-from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, TextContent, ToolAnnotations
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from mcp.server.mcpserver.utilities.func_metadata import func_metadata
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    ToolAnnotations,
+)
+from mcp.types import Tool as Definition
+from pydantic import Field, ValidationError
 
-from mq9_mcp.callers import Handed, agent_of
+from mq9_mcp.callers import Handed, Request, agent_of
 from mq9_mcp.errors import MailboxError
-from mq9_mcp.excerpt import RESULT, cost, cut
-from mq9_mcp.reading import Mail
-from mq9_mcp.screen import words
-from mq9_mcp.service import Service
+from mq9_mcp.results import Listing, MadeMailbox, Result, SentMessage, ShownInbox, as_text, inbox_of, listing_of, moment
 
 MAX_WAIT = 45  # seconds; several clients end a tool call after 60
-DESCRIPTION = 200  # characters of a description in the directory
 
-Call = Context[Service, Any]
-
-
-class Result(BaseModel):
-    """A tool's result. Fields that have their default are left out of it."""
-
-    unread: int = Field(0, description="waiting in your own mailbox")
+log = logging.getLogger("mq9.tools")
 
 
-class MadeMailbox(Result):
-    mail_id: str = Field(description="reads and sends: a secret unless it is a name")
-    send_only: str = Field(description="can only be sent to: to hand out")
-    expires_at: str = ""
-    joined: bool = Field(False, description="it existed already")
-    owner: str = Field("", description="secret that can drop the public mailbox")
+class Tool:
+    """A function that a model can call.
 
+    Its arguments and their words are those of the signature, after `request`; what it returns is annotated, too. It
+    takes no argument that it does not know, takes null for absent, and fails in plain words.
+    """
 
-class SentMessage(Result):
-    msg_id: int = 0
-    stored: bool
+    def __init__(
+        self,
+        function: Callable[..., Awaitable[Result]],
+        title: str,
+        description: str,
+        annotations: ToolAnnotations,
+        *,
+        now: bool = False,
+    ) -> None:
+        """`now`: its definition is there at once, where others are looked up when they are wanted."""
+        self._function = function
+        self._metadata = func_metadata(function, skip_names=("request",))
+        self.definition = Definition(
+            name=function.__name__,
+            title=title,
+            description=description,
+            input_schema={**_slim(self._metadata.arg_model.model_json_schema()), "additionalProperties": False},
+            output_schema=_slim(self._metadata.output_schema),
+            annotations=annotations,
+            _meta={"anthropic/alwaysLoad": True} if now else None,
+        )
 
-
-class ShownMessage(BaseModel):
-    """A message. All text in it is what its author wrote, except `from`."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    id: int
-    sender: str = Field("", validation_alias="from", serialization_alias="from", description="proven by the broker")
-    claimed_from: str = Field("", description="not proven")
-    type: str = ""
-    subject: str = ""
-    body: str
-    encoding: str = Field("", description="base64: the body is no text")
-    length: int = Field(0, description="of the whole body, if only part is shown")
-    next: str = Field("", description="as `mailbox`: the rest of the body")
-    priority: str
-    age: str
-    reply_to: str = ""
-    correlation_id: str = ""
-    deliveries: int = Field(0, description="how often it was given out before, and now")
-
-
-class ShownInbox(Result):
-    messages: list[ShownMessage]
-    more: bool = False
-    waiting: int = Field(0, description="not shown yet; 1000: or more")
-    next: str = Field("", description="as `mailbox`: the rest of the list")
-    address: str = Field("", description="where others reach you")
-    note: str = ""
-
-
-class ListedMailbox(BaseModel):
-    name: str
-    description: str = ""
-    expires_in: str = ""
-
-
-class Listing(Result):
-    mailboxes: list[ListedMailbox]
-    more: bool = False
-
-
-class MailTool(Tool):
-    """A tool that takes no argument it does not know, takes null for absent, and fails in plain words."""
-
-    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
-        known = self.parameters["properties"]
-        unknown = sorted(repr(name)[:60] for name in arguments if name not in known)
+    async def call(self, request: Request, arguments: Mapping[str, Any]) -> CallToolResult:
+        name, known = self.definition.name, self.definition.input_schema["properties"]
+        unknown = sorted(repr(argument)[:60] for argument in arguments if argument not in known)
         if unknown:
-            raise ToolError(f"{self.name} has no argument {', '.join(unknown[:5])}: it takes {', '.join(known)}")
-        given = {name: value for name, value in arguments.items() if value is not None}
+            return _refusal(f"{name} has no argument {', '.join(unknown[:5])}: it takes {', '.join(known)}")
         try:
-            return await super().run(given, context, convert_result)
-        except ToolError as error:
-            cause = error.__cause__
-            if isinstance(cause, MailboxError):
-                raise ToolError(str(cause)) from None
-            if isinstance(cause, ValidationError) and not isinstance(error, UnexpectedToolError):
-                raise ToolError(f"{self.name}: {_complaints(cause)}") from None
-            raise
+            given = {argument: value for argument, value in arguments.items() if value is not None}
+            result = await self._function(request, **self._metadata.validate_arguments(given))
+        except ValidationError as error:
+            return _refusal(f"{name}: {_complaints(error)}")
+        except MailboxError as error:
+            return _refusal(str(error))
+        except Exception:
+            log.exception("tool %s failed", name)
+            return _refusal(f"Error executing tool {name}")
+        content = result.content()
+        return CallToolResult(content=[TextContent(type="text", text=as_text(content))], structured_content=content)
+
+
+class Tools:
+    """The tools, in the order in which a model reads them."""
+
+    def __init__(self, handed: Handed) -> None:
+        tools = make_tools(handed)
+        self._tools = {tool.definition.name: tool for tool in tools}
+        self._listed = ListToolsResult(tools=[tool.definition for tool in tools])
+
+    async def list(self, request: Request, params: PaginatedRequestParams | None) -> ListToolsResult:
+        return self._listed
+
+    async def call(self, request: Request, params: CallToolRequestParams) -> CallToolResult:
+        tool = self._tools.get(params.name)
+        if tool is None:
+            there = ", ".join(self._tools)
+            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {params.name!r:.60}; there are {there}")
+        return await tool.call(request, params.arguments or {})
+
+    def schema(self, name: str) -> Mapping[str, Any] | None:
+        """The input schema of the tool of that name."""
+        tool = self._tools.get(name)
+        return tool.definition.input_schema if tool else None
 
 
 def make_tools(handed: Handed) -> list[Tool]:
-    """The tools, in the order in which a model reads them."""
-
     async def create_mailbox(
-        ctx: Call,
+        request: Request,
         name: Annotated[str | None, Field(description="a-z 0-9 . - _; without: private, a secret address")] = None,
         public: Annotated[bool, Field(description="list it in the directory")] = False,
         ttl_seconds: Annotated[int | None, Field(ge=0, description="default 86400; 0: no end")] = None,
         description: Annotated[str | None, Field(description="for the directory")] = None,
-    ) -> Annotated[CallToolResult, MadeMailbox]:
-        agent = agent_of(ctx.request_context)
+    ) -> MadeMailbox:
+        agent = agent_of(request)
         made = await agent.create_mailbox(name=name, public=public, ttl=ttl_seconds, description=description)
-        return _result(
-            MadeMailbox(
-                mail_id=made.mail_id,
-                send_only=made.send_only,
-                expires_at=_moment(made.expires_at),
-                joined=not made.is_new,
-                owner=made.owner or "",
-                unread=await agent.unread(),
-            )
+        return MadeMailbox(
+            mail_id=made.mail_id,
+            send_only=made.send_only,
+            expires_at=moment(made.expires_at),
+            joined=not made.is_new,
+            owner=made.owner or "",
+            unread=await agent.unread(),
         )
 
     async def send(
-        ctx: Call,
+        request: Request,
         to: Annotated[str, Field(description="public name, address, or broadcast.{domain}.{event} (not stored)")],
         body: str,
         subject: Annotated[str, Field(max_length=200)] = "",
@@ -144,8 +131,8 @@ def make_tools(handed: Handed) -> list[Tool]:
         ttl_seconds: Annotated[int | None, Field(ge=1, description="gone after; default: with the mailbox")] = None,
         delay_seconds: Annotated[int | None, Field(ge=1, description="comes after")] = None,
         receipt: Annotated[bool, Field(description="get a message when it is first read, or lost")] = False,
-    ) -> Annotated[CallToolResult, SentMessage]:
-        agent = agent_of(ctx.request_context, reply_to)
+    ) -> SentMessage:
+        agent = agent_of(request, reply_to)
         sent = await agent.send(
             to,
             body,
@@ -159,61 +146,39 @@ def make_tools(handed: Handed) -> list[Tool]:
         )
         unread = await agent.unread()
         if sent is None:
-            return _result(SentMessage(stored=False, unread=unread))
-        return _result(SentMessage(msg_id=max(sent.msg_id, 0), stored=True, unread=unread))
+            return SentMessage(stored=False, unread=unread)
+        return SentMessage(msg_id=max(sent.msg_id, 0), stored=True, unread=unread)
 
     async def check_inbox(
-        ctx: Call,
+        request: Request,
         mailbox: Annotated[str | None, Field(description="default: your own; or a name, mail_id, `next`")] = None,
         wait_seconds: Annotated[float, Field(ge=0, le=MAX_WAIT, description="wait for a first message")] = 0,
         limit: Annotated[int, Field(ge=1, le=50)] = 20,
         group: Annotated[str | None, Field(description="share the work: each message goes to one reader")] = None,
         include_read: Annotated[bool, Field(description="show again all that is stored")] = False,
-    ) -> Annotated[CallToolResult, ShownInbox]:
-        request = ctx.request_context
+    ) -> ShownInbox:
         agent = agent_of(request, mailbox)
 
         async def on_wait(seconds: float) -> None:
-            await ctx.report_progress(seconds, wait_seconds, "waiting for mail")
+            await request.session.report_progress(seconds, wait_seconds, "waiting for mail")
 
         inbox = await agent.check_inbox(
             mailbox, wait=wait_seconds, limit=limit, group=group, include_read=include_read, on_wait=on_wait
         )
         unread = await agent.unread() if inbox.unread is None else inbox.unread
-        now = int(request.lifespan_context.now())
-        shown = ShownInbox(
-            messages=[_shown(mail, now) for mail in inbox.mails],
-            more=bool(inbox.waiting or inbox.more),
-            waiting=inbox.waiting,
-            next=inbox.more,
-            address=inbox.address,
-            note="Your mailbox had expired: this is a new one, with a new address." if inbox.moved else "",
-            unread=unread,
-        )
-        result = _result(shown)
+        shown = inbox_of(inbox, unread, request.lifespan_context.now())
         handed.over(request, agent, inbox)
-        return result
+        return shown
 
     async def list_public(
-        ctx: Call, prefix: Annotated[str, Field(description="how the names begin")] = ""
-    ) -> Annotated[CallToolResult, Listing]:
-        agent = agent_of(ctx.request_context)
+        request: Request, prefix: Annotated[str, Field(description="how the names begin")] = ""
+    ) -> Listing:
+        agent = agent_of(request)
         directory = await agent.list_public(prefix)
-        now = int(ctx.request_context.lifespan_context.now())
-        shown: list[ListedMailbox] = []
-        room = RESULT
-        for listed in directory.mailboxes:
-            described = cut(listed.desc, DESCRIPTION)
-            ends = "" if listed.expires_at is None else words(max(1, listed.expires_at - now))
-            room -= 60 + len(listed.mail_id) + cost(described)
-            if room < 0:
-                break
-            shown.append(ListedMailbox(name=listed.mail_id, description=described, expires_in=ends))
-        more = directory.next is not None or len(shown) < len(directory.mailboxes)
-        return _result(Listing(mailboxes=shown, more=more, unread=await agent.unread()))
+        return listing_of(directory, await agent.unread(), request.lifespan_context.now())
 
     return [
-        _tool(
+        Tool(
             check_inbox,
             "Check inbox",
             "Read your mail, or another mailbox, most urgent first. What you are shown counts as read when you check "
@@ -221,41 +186,27 @@ def make_tools(handed: Handed) -> list[Tool]:
             ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True),
             now=True,
         ),
-        _tool(
+        Tool(
             send,
             "Send",
             "Store a message in a mailbox for whoever reads it later. To answer one: `to` is its reply_to or from.",
             ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True),
             now=True,
         ),
-        _tool(
+        Tool(
             create_mailbox,
             "Create mailbox",
             "Make a further mailbox: public under a name to be found, or private. A name that exists is joined and "
             "kept alive. You have a mailbox of your own without it.",
             ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False),
         ),
-        _tool(
+        Tool(
             list_public,
             "List public mailboxes",
             "The directory of public mailboxes.",
             ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
         ),
     ]
-
-
-def _tool(function: Any, title: str, description: str, annotations: ToolAnnotations, *, now: bool = False) -> Tool:
-    """`now`: its definition is there at once, where others are looked up when they are wanted."""
-    tool = MailTool.from_function(
-        function,
-        title=title,
-        description=description,
-        annotations=annotations,
-        meta={"anthropic/alwaysLoad": True} if now else None,
-    )
-    tool.parameters = {**_slim(tool.parameters), "additionalProperties": False}
-    tool.fn_metadata.output_schema = _slim(tool.fn_metadata.output_schema)
-    return tool
 
 
 def _slim(schema: Any, *, names: bool = False) -> Any:
@@ -279,35 +230,8 @@ def _slim(schema: Any, *, names: bool = False) -> Any:
     return {key: _slim(part, names=key in ("properties", "$defs")) for key, part in schema.items() if key not in empty}
 
 
-def _result(result: Result) -> CallToolResult:
-    content = result.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=content)
-
-
-def _shown(mail: Mail, now: int) -> ShownMessage:
-    letter = mail.letter
-    age = now - mail.create_time
-    return ShownMessage(
-        id=mail.msg_id,
-        sender=mail.sender,
-        claimed_from=letter.sender if letter.sender != mail.sender else "",
-        type=letter.type,
-        subject=letter.subject,
-        body=letter.body,
-        encoding=letter.encoding,
-        length=mail.cut,
-        next=mail.more,
-        priority=mail.priority,
-        age=f"{words(age)} ago" if age > 0 else "just now",
-        reply_to=letter.reply_to,
-        correlation_id=letter.correlation_id,
-        deliveries=mail.deliveries if mail.deliveries > 1 else 0,
-    )
-
-
-def _moment(unix: int | None) -> str:
-    return "" if unix is None else datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _refusal(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
 
 
 def _complaints(error: ValidationError) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from mcp import Client
-from mcp.server.mcpserver import MCPServer
+from mcp.server import Server
 from mcp.types import TextContent
 
 from mq9_mcp.service import Service
 
-MakeServer = Callable[..., MCPServer[Service]]
+MakeServer = Callable[..., Server[Service]]
 
 
 class Clock:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from agents import Clock, MakeServer
-from mcp.server.mcpserver import MCPServer
+from mcp.server import Server
 
 from e2e.harness import Broker
 from mq9_mcp.client import AsyncMailbox
@@ -37,7 +37,7 @@ def make(server: Broker, tmp_path: Path, clock: Clock) -> MakeServer:
     Those with the same name in one test are the same session, before and after a restart.
     """
 
-    def make_one(session: str | None = None, *, url: str | None = None) -> MCPServer[Service]:
+    def make_one(session: str | None = None, *, url: str | None = None) -> Server[Service]:
         environ = {"CLAUDE_CODE_SESSION_ID": session, "CLAUDE_PROJECT_DIR": "/project"} if session else {}
         return make_server(url or server.url, environ=environ, data_dir=tmp_path / "agents-data", now=clock)
 

@@ -9,15 +9,21 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import httpx2
 import pytest
 from agents import bodies, call, own_address, refused
-from mcp import Client
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
+from mcp.client.subscriptions import ResourceUpdated
+from mcp.types import EmptyResult, ResourceUpdatedNotification, SubscribeRequest, SubscribeRequestParams
 
-from e2e.harness import Broker, Peer, fresh_name
+from e2e.harness import Broker, Peer, eventually, fresh_name
+from mq9_mcp.resources import OWN, PUBLIC
 
 pytestmark = pytest.mark.anyio
 
@@ -153,16 +159,209 @@ def test_a_port_that_is_none() -> None:
 def test_http_options_need_http() -> None:
     code, said = run("--port", "5")
     assert code == 2
-    assert "--host and --port go with --http" in said
+    assert "--host, --port and --token-file go with --http" in said
 
 
-def test_listening_for_everybody_is_warned_of(server: Broker, tmp_path: Path) -> None:
+# who may come in
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "http://localhost.evil.example"}, 403),
+        ({"origin": "http://127.0.0.1@evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://\xff"}, 403),
+        ({"origin": "http://localhost:6274"}, 200),
+        ({"origin": "http://[::1]:80"}, 200),
+        ({"host": "evil.example"}, 421),
+        ({"host": "127.0.0.1.evil.example:80"}, 421),
+        ({"host": "127.0.0.1:80@evil.example"}, 421),
+        ({"host": "LOCALHOST:1"}, 200),
+    ],
+    ids=lambda value: str(value),
+)
+async def test_pages_of_other_sites_stay_outside(url: str, headers: dict[str, str], status: int) -> None:
+    async with httpx2.AsyncClient() as client:
+        encoded = {name: value.encode("latin-1") for name, value in (HANDSHAKE_HEADERS | headers).items()}
+        assert (await client.post(url, json=HANDSHAKE, headers=encoded)).status_code == status
+
+
+HANDSHAKE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}},
+}
+HANDSHAKE_HEADERS = {"accept": "application/json, text/event-stream"}
+ALICE, BOB, ANYBODY = "alice-" + "a" * 26, "bob-" + "b" * 28, "anybody-" + "c" * 24
+
+
+class Guarded(NamedTuple):
+    url: str
+    process: subprocess.Popen[str]
+    said: Path
+
+
+@pytest.fixture(scope="module")
+def guarded(server: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """A server that other machines reach, with tokens for alice, bob, and whoever has the third."""
+    folder = tmp_path_factory.mktemp("guarded")
+    file = folder / "tokens"
+    file.touch(0o600)
+    file.write_text(f"# who may\nalice {ALICE}\n\nbob\t{BOB}\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MQ9_")}
+    environment |= {"MQ9_DATA_DIR": str(folder / "data"), "MQ9_HTTP_TOKEN": ANYBODY}
     command = [sys.executable, "-m", "mq9_mcp", "--http", "--host", "0.0.0.0", "--port", "0", "--url", server.url]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    with process, process.stderr:
-        warning = process.stderr.readline()
-        assert "warning: there is no authentication" in warning
-        assert "0.0.0.0" in warning
-        assert "serving MCP at http://0.0.0.0:" in process.stderr.readline()
+    command += ["--token-file", str(file)]
+    with (folder / "stderr").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log, text=True)
+    with process:
+        assert eventually(lambda: "serving MCP" in (folder / "stderr").read_text(), within=20)
+        said = (folder / "stderr").read_text()
+        assert said.startswith("mq9-mcp: warning: tokens and mail cross the network as they are")
+        found = re.search(r"serving MCP at http://0\.0\.0\.0:(\d+)/mcp\n", said)
+        assert found, said
+        yield Guarded(f"http://127.0.0.1:{found[1]}/mcp", process, folder / "stderr")
         process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    said = (folder / "stderr").read_text()
+    assert "Traceback" not in said
+    for secret in (ALICE, BOB, ANYBODY, "m-"):
+        assert secret not in said
+
+
+@asynccontextmanager
+async def caller(guarded: Guarded, token: str, mode: str, **options: Any) -> AsyncIterator[Client]:
+    async with (
+        httpx2.AsyncClient(headers={"authorization": f"Bearer {token}"}, timeout=30) as http,
+        Client(streamable_http_client(guarded.url, http_client=http), mode=mode, **options) as client,
+    ):
+        yield client
+
+
+async def test_who_shows_no_token_is_sent_away(guarded: Guarded) -> None:
+    async with httpx2.AsyncClient() as client:
+        for shown, challenge in (
+            ({}, 'Bearer realm="mq9"'),
+            ({"authorization": f"Bearer {ALICE}x"}, 'Bearer realm="mq9", error="invalid_token"'),
+            ({"authorization": "Bearer"}, 'Bearer realm="mq9", error="invalid_token"'),
+            ({"authorization": f"Basic {ALICE}"}, 'Bearer realm="mq9", error="invalid_token"'),
+            ({"authorization": ALICE}, 'Bearer realm="mq9", error="invalid_token"'),
+        ):
+            for method in ("POST", "GET", "DELETE", "OPTIONS"):
+                answer = await client.request(method, guarded.url, json=HANDSHAKE, headers=HANDSHAKE_HEADERS | shown)
+                assert (answer.status_code, answer.headers["www-authenticate"]) == (401, challenge)
+                assert "Authorization: Bearer <token>" in answer.text
+        twice = [("authorization", f"Bearer {ALICE}"), ("authorization", f"Bearer {BOB}"), *HANDSHAKE_HEADERS.items()]
+        assert (await client.post(guarded.url, json=HANDSHAKE, headers=twice)).status_code == 401
+        for good in (f"Bearer {ALICE}", f"bearer  {ALICE}"):
+            shown = HANDSHAKE_HEADERS | {"authorization": good, "host": "mail.example"}
+            assert (await client.post(guarded.url, json=HANDSHAKE, headers=shown)).status_code == 200
+            shown["origin"] = "https://evil.example"
+            assert (await client.post(guarded.url, json=HANDSHAKE, headers=shown)).status_code == 403
+
+
+def test_a_token_is_in_no_process(guarded: Guarded) -> None:
+    shown = Path(f"/proc/{guarded.process.pid}/cmdline").read_bytes()
+    for secret in (ALICE, BOB, ANYBODY):
+        assert secret.encode() not in shown
+
+
+async def test_a_token_with_a_name_is_an_agent(guarded: Guarded, era: str) -> None:
+    """It has its mailbox in every session, and without one."""
+    async with caller(guarded, ALICE, "legacy") as alice:
+        address = await own_address(alice)
+    async with caller(guarded, ALICE, era) as alice, caller(guarded, BOB, era) as bob:
+        assert await own_address(alice) == address
+        to_bob = await own_address(bob)
+        assert to_bob != address
+        await call(alice, "send", to=to_bob, body="x")
+        (message,) = (await call(bob, "check_inbox"))["messages"]
+        assert (message["body"], message["from"]) == ("x", address)
+        shown = await bob.read_resource(OWN)
+        assert to_bob in shown.model_dump_json()
+        assert address not in (await alice.list_resources()).model_dump_json()
+
+
+async def test_a_token_without_a_name_opens_sessions(guarded: Guarded) -> None:
+    async with caller(guarded, ANYBODY, "legacy") as one, caller(guarded, ANYBODY, "legacy") as two:
+        assert len({await own_address(one), await own_address(two)}) == 2
+    async with caller(guarded, ANYBODY, "auto") as nobody:
+        assert "this connection has no session" in await refused(nobody, "check_inbox")
+        assert OWN not in (await nobody.list_resources()).model_dump_json()
+        with pytest.raises(MCPError, match="this connection has no session"):
+            await nobody.read_resource(OWN)
+
+
+async def test_a_session_is_its_opener_s(guarded: Guarded) -> None:
+    async with httpx2.AsyncClient() as client:
+        shown = HANDSHAKE_HEADERS | {"authorization": f"Bearer {ANYBODY}"}
+        opened = await client.post(guarded.url, json=HANDSHAKE, headers=shown)
+        session = {"mcp-session-id": opened.headers["mcp-session-id"], "mcp-protocol-version": "2025-06-18"}
+        asked = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
+        assert (await client.post(guarded.url, json=asked, headers=shown | session)).status_code == 200
+        shown["authorization"] = f"Bearer {BOB}"
+        assert (await client.post(guarded.url, json=asked, headers=shown | session)).status_code == 404
+        assert (await client.delete(guarded.url, headers=shown | session)).status_code == 404
+
+
+async def test_changes_are_told_of(guarded: Guarded, peer: Peer) -> None:
+    name = fresh_name()
+    await peer.create(name=name, public=True)
+    news: asyncio.Queue[str] = asyncio.Queue()
+
+    async def hear(message: object) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            news.put_nowait(message.params.uri)
+
+    async with (
+        caller(guarded, ALICE, "legacy", message_handler=hear) as old,
+        caller(guarded, BOB, "auto") as new,
+        new.listen(resource_subscriptions=[OWN, PUBLIC + name]) as stream,
+        asyncio.timeout(10),
+    ):
+        for uri in (OWN, PUBLIC + name):
+            request = SubscribeRequest(params=SubscribeRequestParams(uri=uri))
+            await old.session.send_request(request, EmptyResult)
+        await peer.send(name, "x")
+        assert await news.get() == PUBLIC + name
+        assert await anext(stream) == ResourceUpdated(uri=PUBLIC + name)
+        await call(new, "send", to=await own_address(old), body="x")
+        assert await news.get() == OWN
+        await call(old, "send", to=await own_address(new), body="x")
+        assert await anext(stream) == ResourceUpdated(uri=OWN)
+
+
+def test_other_machines_need_a_token(tmp_path: Path) -> None:
+    code, said = run("--http", "--host", "0.0.0.0", "--port", "0")
+    assert code == 2
+    assert said.startswith("mq9-mcp: other machines reach 0.0.0.0:0, so callers need a token: write one into a file")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "mode", "complaint"),
+    [
+        (None, 0, "can't be read (No such file or directory): correct --token-file"),
+        ("", 0o600, "holds no token: write one into it"),
+        ("# nothing\n", 0o600, "holds no token: write one into it"),
+        (ALICE, 0o644, "everybody on this machine can open the token file"),
+        ("x" * 15, 0o600, "line 1 of the token file"),
+        (f"{ALICE}\nalice two words", 0o600, "line 2 of the token file"),
+        (f"A\x1b[31m {ALICE}", 0o600, "is neither `TOKEN` nor `NAME TOKEN`"),
+        (f"\x1b[31m{ALICE}", 0o600, "is no token: it needs 16 letters and digits or more"),
+        ("\udcff", 0o600, "can't be read (it is no text)"),
+    ],
+)
+def test_tokens_that_cannot_be_used(tmp_path: Path, written: str | None, mode: int, complaint: str) -> None:
+    file = tmp_path / "tokens"
+    if written is not None:
+        file.touch(mode)
+        file.write_bytes(written.encode("utf-8", "surrogateescape"))
+    code, said = run("--http", "--token-file", str(file))
+    assert code == 2
+    assert complaint in said
+    assert "\x1b" not in said
+    assert ALICE not in said
