@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass
+from typing import Any
 
 FIELDS = ("from", "type", "subject", "body", "reply_to", "correlation_id")
 FIELD_LIMIT = 200  # characters in every field but the body; what is longer is shown as it came, inside the body
+STRUCTURE = 1 << 16  # characters of a value that is no string; what is longer is shown as it came, too
 PLAIN = "message"  # the type of what agents write, not worth showing
 
 
@@ -48,13 +51,13 @@ def _opened(text: str) -> Letter | None:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        content = json.loads(text)
-        if "body" not in content or not content.keys() <= set(FIELDS):
+        content = _object(text)
+        if content is None or "body" not in content:
             return None
         body = content.pop("body")
         # A lone surrogate, which JSON can spell and UTF-8 cannot, fails here and not on the way out.
         json.dumps(content, ensure_ascii=False).encode()
-        written = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        written = body if isinstance(body, str) else _WRITE(body)
         written.encode()
     except (ValueError, RecursionError):
         return None
@@ -70,3 +73,45 @@ def _opened(text: str) -> Letter | None:
         reply_to=fields.get("reply_to", ""),
         correlation_id=fields.get("correlation_id", ""),
     )
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The JSON object in `text`; None as soon as it has another field than an envelope, or a long value that is no
+    string: a megabyte of brackets takes a hundred times as long to read as a megabyte of text. Raises ValueError and
+    RecursionError for what is no such object."""
+    found: dict[str, Any] = {}
+    at = text.index("{")
+    while text[at : at + 1] != "}":
+        at = _space(text, at + 1)
+        if text[at : at + 1] != '"':
+            return None
+        name, at = _READ(text, at)
+        at = _space(text, at)
+        if name not in FIELDS or name in found or text[at : at + 1] != ":":
+            return None
+        at = _space(text, at + 1)
+        if text[at : at + 1] != '"' and len(text) - at > STRUCTURE:
+            return None
+        found[name], at = _READ(text, at)
+        at = _space(text, at)
+        if text[at : at + 1] not in (",", "}"):
+            return None
+    return found if _space(text, at + 1) == len(text) else None
+
+
+def _space(text: str, at: int) -> int:
+    """The end of the white space that begins at `at`."""
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice, and one of its values could not be shown")
+    return found
+
+
+_READ = json.JSONDecoder(object_pairs_hook=_once).raw_decode
+_WRITE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_SPACE = re.compile(r"[ \t\n\r]*")

@@ -28,6 +28,7 @@ SLICE = 5.0  # seconds a single request waits: what it is given after a cancelle
 KEEP_EVERY = 20.0  # seconds between two prolongations
 KEEP_FOR = 3600.0  # seconds an agent that does not read again keeps what it was shown from others of its group
 ALWAYS = float("inf")
+LARGE = 10_000  # bytes of a payload that takes a while to read
 RECEIPT = "receipt"  # the type of what the broker says of a message of one's own
 PLACES = 1000  # mailboxes and groups one agent reads
 
@@ -130,7 +131,9 @@ class Reader:
                 break
             if on_wait is not None:
                 await on_wait(wait - rest)
-        mails = self._show(sorted(fetched.messages, key=lambda found: (TIERS[found.priority], found.msg_id)), name)
+        mails = await self._show(
+            sorted(fetched.messages, key=lambda found: (TIERS[found.priority], found.msg_id)), name
+        )
         shown.leased = len(fetched.messages)
         shown.keep_until = self._now() + KEEP_FOR if shared else ALWAYS
         waiting = sum((fetched.waiting or {}).values()) + len(fetched.messages) - len(mails)
@@ -140,10 +143,10 @@ class Reader:
         """Everything stored, read or not; nothing is acknowledged."""
         client = await self._client()
         page = await client.query(mailbox, after=cursor or None, limit=limit, group=group)
-        mails = self._show(page.messages, name)
+        mails = await self._show(page.messages, name)
         if len(mails) < len(page.messages):
             page = await client.query(mailbox, after=cursor or None, limit=len(mails), group=group)
-            mails = self._show(page.messages, name)
+            mails = await self._show(page.messages, name)
         more = str(Place(name, cursor=page.next)) if page.next else ""
         return Inbox(mails, more=more, unread=sum((page.waiting or {}).values()))
 
@@ -207,9 +210,13 @@ class Reader:
             message.msg_id for message in held.messages if shown.messages.get(message.msg_id) == message.create_time
         }
 
-    def _show(self, messages: Sequence[Message], name: str) -> list[Mail]:
+    async def _show(self, messages: Sequence[Message], name: str) -> list[Mail]:
         """As many of `messages` as fit into a result."""
-        mails = [self._mail(message) for message in messages]
+        mails = []
+        for message in messages:
+            mails.append(self._mail(message))
+            if len(message.payload) > LARGE:
+                await anyio.sleep(0)  # reading it took a while: others of this process have their turn
         if not mails:
             return mails
         count, room = fitting([(_heading(mail) + len(name), cost(mail.letter.body)) for mail in mails])

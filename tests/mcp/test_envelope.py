@@ -44,6 +44,15 @@ def test_a_body_that_is_no_text_is_shown_as_json(body: object, shown: str) -> No
     assert unseal(json.dumps({"type": "result", "body": body}).encode()) == Letter(shown, type="result")
 
 
+@pytest.mark.parametrize("text", ['{"body":"x"}', ' \n{ "body"\t: "x" } \r\n', '{"subject":"","body":"x"}'])
+def test_blanks_do_not_matter(text: str) -> None:
+    assert unseal(text.encode()) == Letter("x")
+
+
+def test_a_long_body_is_a_body() -> None:
+    assert unseal(json.dumps({"subject": "s", "body": "é" * 500_000, "type": None}).encode()).subject == "s"
+
+
 def test_a_field_that_is_null_is_absent() -> None:
     assert unseal(b'{"body": "x", "subject": null, "reply_to": null}') == Letter("x")
 
@@ -64,6 +73,21 @@ def test_a_field_that_is_null_is_absent() -> None:
         '{"body": {"\\ud800": 1}}',
         '{"body": ' + "[" * 100_000 + "]" * 100_000 + "}",
         '{"body": ' + "9" * 10_000 + "}",
+        '{"body": [' + "0," * 40_000 + "0]}",
+        '{"body": NaN}',
+        '{"body": 1e999}',
+        '{"body": 1, "body": 2}',
+        '{"body": {"a": 1, "a": 2}}',
+        '{"body": "x", "subject": NaN}',
+        '{"body": "x"} {}',
+        '{"body": "x",}',
+        '{"body" "x"}',
+        '{"body": "x" "subject": "y"}',
+        '{"body": "x"',
+        '{5: "x", "body": "x"}',
+        "{}",
+        "{",
+        "\u2003{}",
     ],
     ids=lambda text: text[:40],
 )

@@ -10,14 +10,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx2
 import pytest
 from agents import bodies, call, own_address, refused
-from mcp import Client, MCPError
+from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import ResourceUpdated
 from mcp.types import EmptyResult, ResourceUpdatedNotification, SubscribeRequest, SubscribeRequestParams
@@ -91,6 +91,48 @@ async def test_without_a_session_the_address_says_who_it_is(url: str) -> None:
         (rest,) = (await call(alice, "check_inbox", mailbox=answer["next"]))["messages"]
         assert answer["body"] + rest["body"] == "y" * 30_000
         assert bodies(await call(alice, "check_inbox", mailbox=mine["mail_id"])) == []
+
+
+async def test_a_cancelled_call_loses_nothing(guarded: Guarded, era: str) -> None:
+    async with caller(guarded, ALICE, era) as alice, caller(guarded, BOB, era) as bob:
+        to_bob = await own_address(bob)
+        sent = [f"{era} {number}" for number in range(10)]
+        seen: list[str] = []
+        for number, text in enumerate(sent):
+            waiting = asyncio.create_task(call(bob, "check_inbox", wait_seconds=30))
+            await asyncio.sleep(0.01)
+            sending = asyncio.create_task(call(alice, "send", to=to_bob, body=text))
+            await asyncio.sleep(number * 0.001)
+            waiting.cancel()
+            await asyncio.wait((waiting, sending))
+            if not waiting.cancelled():
+                seen += bodies(waiting.result())
+        while more := bodies(await call(bob, "check_inbox")):
+            seen += more
+        assert [text for text in dict.fromkeys(seen) if text in sent] == sent
+
+
+async def test_a_long_wait_reports_progress(guarded: Guarded, server: Broker, tmp_path: Path) -> None:
+    """Over either transport, in either era."""
+    reports: dict[str, tuple[float, float | None, str | None]] = {}
+
+    async def waited(client: Client, name: str) -> None:
+        async def progress(done: float, total: float | None, message: str | None) -> None:
+            reports.setdefault(name, (round(done), total, message))
+
+        await call(client, "create_mailbox", name=fresh_name("quiet"))
+        await client.call_tool("check_inbox", {"wait_seconds": 5.3}, progress_callback=progress)
+
+    environment = {"MQ9_DATA_DIR": str(tmp_path / "data"), "MQ9_URL": server.url}
+    process = StdioServerParameters(command=sys.executable, args=["-m", "mq9_mcp"], env=environment)
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        for era in ("auto", "legacy"):
+            over_http = await stack.enter_async_context(caller(guarded, ANYBODY if era == "legacy" else ALICE, era))
+            group.create_task(waited(over_http, f"http {era}"))
+            over_stdio = await stack.enter_async_context(Client(process, mode=era))
+            group.create_task(waited(over_stdio, f"stdio {era}"))
+    assert len(reports) == 4
+    assert set(reports.values()) == {(5, 5.3, "waiting for mail")}
 
 
 async def test_nothing_in_a_request_makes_it_a_session(url: str, peer: Peer) -> None:

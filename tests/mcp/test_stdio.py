@@ -15,10 +15,13 @@ from pathlib import Path
 import pytest
 from agents import bodies, call, own_address
 from mcp import Client, StdioServerParameters, stdio_client
+from mcp.client.subscriptions import ResourceUpdated
+from mcp.types import TextResourceContents
 from test_autostart import brokers_of
 
 from e2e.harness import Broker, eventually
 from mq9_mcp import autostart
+from mq9_mcp.resources import OWN
 
 pytestmark = pytest.mark.anyio
 
@@ -106,6 +109,22 @@ async def test_a_cancelled_call_loses_nothing(agent: Open, server: Broker) -> No
         while more := bodies(await call(bob, "check_inbox")):
             seen += more
         assert [*dict.fromkeys(seen)] == sent
+
+
+async def test_resources_and_prompts(agent: Open, server: Broker, era: str) -> None:
+    async with agent(session="alice", url=server.url) as alice, agent(session="bob", url=server.url) as bob:
+        to_bob = await own_address(bob)
+        await call(alice, "send", to=to_bob, body="x")
+        assert (await bob.list_resources()).resources[0].uri == OWN
+        (shown,) = (await bob.read_resource(OWN)).contents
+        assert isinstance(shown, TextResourceContents)
+        assert bodies(json.loads(shown.text)) == ["x"]
+        assert len((await bob.list_prompts()).prompts) == 2
+        if era == "auto":
+            async with asyncio.timeout(10), bob.listen(resource_subscriptions=[OWN]) as stream:
+                await call(alice, "send", to=to_bob, body="y")
+                assert await anext(stream) == ResourceUpdated(uri=OWN)
+        assert bodies(await call(bob, "check_inbox"))[0] == "x"
 
 
 async def test_the_first_agents_start_one_broker(agent: Open, local: Path) -> None:
