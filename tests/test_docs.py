@@ -1,4 +1,4 @@
-"""Every code block of the README and of docs/ is run here, in the order in which a reader meets them.
+"""Every code block of the README, docs/, examples/ and llms.txt is run here, in the order in which a reader meets them.
 
     sh          bash -e, in an empty HOME, with the installed commands on the PATH
     python      a script, with the address of the broker in the place of nats://127.0.0.1:4222; `python test`: by pytest
@@ -31,6 +31,7 @@ from e2e.harness import Broker, Wire
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [ROOT / "examples" / "README.md", ROOT / "llms.txt"]
 FENCE = re.compile(r"^```([a-z0-9]*)([^\n]*)\n(.*?)^```$", re.M | re.S)
 LANGUAGES = {"sh", "python", "mq9", "toml", "json", "text"}
 
@@ -110,7 +111,7 @@ def test_shell(block: Block, environment: dict[str, str], home: Path) -> None:
     done = subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", block.code],
         env=environment,
-        cwd=home,
+        cwd=block.page.parent if block.page.parent.name == "examples" else home,
         capture_output=True,
         text=True,
         timeout=60,
