@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from mq9_mcp.envelope import Letter, unseal
+from mq9_mcp.envelope import FIELD_LIMIT, Letter, unseal
 from mq9_mcp.errors import BrokerUnavailable, MailboxError, MailboxNotFound
 from mq9_mcp.excerpt import RESULT, Place, cost, cut, fitting
 from mq9_mcp.identity import is_private
@@ -226,6 +226,8 @@ class Reader:
         letter = unseal(message.payload)
         if message.reply_to:
             letter = replace(letter, reply_to=message.reply_to)
+        if not letter.correlation_id and len(message.correlation_id or "") <= FIELD_LIMIT:
+            letter = replace(letter, correlation_id=message.correlation_id or "")
         if "mq9-receipt" in message.headers:
             letter = replace(letter, type=RECEIPT)
         return Mail(

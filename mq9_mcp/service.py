@@ -214,6 +214,9 @@ class Agent:
                 address,
                 seal(replace(letter, sender=voice.face, reply_to=voice.answers)),
                 priority=priority,
+                # for programs, which need not know the envelope to answer
+                reply_to=voice.answers or None,
+                correlation_id=(correlation_id if correlation_id.isprintable() else "") or None,
                 sender=voice.secret,
                 ttl=ttl,
                 delay=delay,
