@@ -4,6 +4,7 @@ Workers tell nobody that they live, and the orchestrator asks nobody: it watches
 """
 
 import asyncio
+import time
 
 from mq9_mcp import AsyncMailbox
 
@@ -13,15 +14,18 @@ PREFIX = "example.worker."
 
 async def worker(name: str, seconds: float) -> None:
     """Lives so long, then stops without a word, as if it had been killed."""
-    async with AsyncMailbox() as mq9, asyncio.timeout(seconds):
-        while True:
+    ends = time.monotonic() + seconds
+    async with AsyncMailbox() as mq9:
+        while time.monotonic() < ends:
             await mq9.create(name=PREFIX + name, public=True, ttl=TTL)  # makes it, then keeps it alive
             await asyncio.sleep(TTL / 4)
 
 
-async def orchestrator() -> None:
+async def main() -> None:
     at_work: set[str] = set()
-    async with AsyncMailbox() as mq9, mq9.watch() as changes:
+    async with AsyncMailbox() as mq9, mq9.watch() as changes, asyncio.TaskGroup() as workers:
+        workers.create_task(worker("ada", seconds=0.2))
+        workers.create_task(worker("bob", seconds=1.5))
         async for change in changes:
             name = change.mailbox.mail_id.removeprefix(PREFIX)
             if change.event == "created" and change.mailbox.mail_id.startswith(PREFIX):
@@ -32,12 +36,6 @@ async def orchestrator() -> None:
                 print(f"orchestrator: {name} has gone silent, {len(at_work)} at work: its task goes to another")
                 if not at_work:
                     return
-
-
-async def main() -> None:
-    watching = asyncio.create_task(orchestrator())
-    await asyncio.gather(worker("ada", seconds=0.2), worker("bob", seconds=1.5), return_exceptions=True)
-    await watching
 
 
 asyncio.run(main())
