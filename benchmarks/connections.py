@@ -1,34 +1,61 @@
-"""Idle connections: the memory of the server for each, with one subscription."""
+"""Connections: what the server does for many that send one message at a time, and its memory for each."""
 
 import resource
 import socket
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 
+from benchmarks.load import one_in_flight_each, payloads
 from benchmarks.report import Report
+from benchmarks.sends import measured
 from benchmarks.servers import ServerError
 from benchmarks.targets import Target
 from benchmarks.wire import CONNECT
 
-CONNECTIONS = 10_000
+CASE = "one send in flight each"
+_IDLE = 10_000
 _SPARE = 200
+_COUNTS = (1, 10, 100, 1000, 5000)
+_RING = 4  # (every connection has frames of its own)
 
 
 def allow_files() -> None:
     """Let this process, and the servers it starts, open as many files as it takes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS + _SPARE
+    wanted = _IDLE + _SPARE
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise ServerError(f"connections needs {wanted:,} open files, this system allows {hard:,}: raise `ulimit -Hn`")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
-def run(report: Report, targets: list[Target], *, settle: float = 4.0) -> None:
-    """Memory `settle` seconds after the last one came: by then each has been asked by PING and has answered."""
+def run(
+    report: Report,
+    targets: Sequence[Target],
+    *,
+    rounds: int = 2,
+    counts: Sequence[int] = _COUNTS,
+    seconds: float = 1.0,
+) -> None:
+    for _ in range(rounds):
+        for count in counts:
+            for target in targets:
+                with ExitStack() as stack:
+                    clients = [stack.enter_context(target.connect()) for _ in range(count)]
+                    place = clients[0].place()
+                    frames = [client.sends([place], payloads(_RING), 1) for client in clients]
+                    with measured(report, "connections", CASE, target.server, count) as results:
+                        results.append(one_in_flight_each(clients, frames, seconds=seconds))
+
+
+def idle(report: Report, targets: Sequence[Target], *, count: int = _IDLE, settle: float = 4.0) -> None:
+    """Connections of NATS clients with one subscription: memory `settle` seconds after the last one came; by then each
+    has been asked by PING and has answered."""
     for target in targets:
-        name, before = target.server.name, target.server.resident_kib()
+        before = target.server.resident_kib()
         started = time.perf_counter()
-        sockets = [_idle(target.server.port, number) for number in range(CONNECTIONS)]
-        report.add("connections", "opened", "conn/s", name, CONNECTIONS / (time.perf_counter() - started))
+        sockets = [_idle(target.server.port, number) for number in range(count)]
+        report.add("idle", "opened", "conn/s", target.name, count / (time.perf_counter() - started))
         until = time.monotonic() + settle
         while time.monotonic() < until:
             for each in sockets:
@@ -40,9 +67,7 @@ def run(report: Report, targets: list[Target], *, settle: float = 4.0) -> None:
                     pass
         after = target.server.resident_kib()
         if before is not None and after is not None:
-            report.add(
-                "connections", f"{CONNECTIONS:,} idle", "MiB per 1,000", name, (after - before) / 1.024 / CONNECTIONS
-            )
+            report.add("idle", f"{count:,} connections", "KiB each", target.name, (after - before) / count)
         for each in sockets:
             each.close()
 

@@ -5,10 +5,11 @@ import selectors
 import time
 from collections.abc import Sequence
 
+from benchmarks.link import CHUNK, WireError
 from benchmarks.load import payloads
 from benchmarks.report import Report
 from benchmarks.targets import Target
-from benchmarks.wire import CHUNK, Wire, WireError, hpub, pub
+from benchmarks.wire import Wire, hpub, pub
 
 _BLOCK = 256  # messages per write
 _AHEAD = 64  # blocks sent and not yet received, at most
@@ -16,7 +17,7 @@ _SUBJECTS = 16
 _TAIL = 400  # bytes at the end of what a subscriber gets that are looked at
 
 
-def run(report: Report, targets: list[Target], *, rounds: int = 5, count: int = 500_000) -> None:
+def run(report: Report, targets: Sequence[Target], *, rounds: int = 5, count: int = 500_000) -> None:
     texts = payloads(_BLOCK)
     subjects = [f"benchmark.{i}" for i in range(_SUBJECTS)]
     cut = random.Random(2)
@@ -44,6 +45,7 @@ def measure(
     subscribers: Sequence[Wire],
     frames: list[bytes],
     count: int,
+    x: float | None = None,
 ) -> None:
     """Publish `frames` (PUB or HPUB of subjects that each subscriber hears as sid 2) over and over, about `count` in
     all; report what arrived per second, and the processor time of both sides for each delivery."""
@@ -56,9 +58,9 @@ def measure(
     seconds = pipeline(publisher, subscribers, block, size, blocks)
     client_cpu = time.process_time() - client_cpu
     deliveries = blocks * len(frames) * len(subscribers)
-    report.add(workload, case, "msg/s", target.server.name, deliveries / seconds)
-    report.add_cpu(workload, case, target.server, server_cpu, deliveries)
-    report.add(workload, case, "client busy %", target.server.name, client_cpu / seconds * 100)
+    report.add(workload, case, "msg/s", target.name, deliveries / seconds, x)
+    report.add_cpu(workload, case, target.server, server_cpu, deliveries, x)
+    report.add_busy(workload, case, target.server, server_cpu, client_cpu, seconds, x)
 
 
 def pipeline(publisher: Wire, subscribers: Sequence[Wire], block: bytes, size: int, blocks: int) -> float:

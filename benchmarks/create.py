@@ -1,26 +1,20 @@
-"""Creating mailboxes and streams: requests in flight at 64, and what one more costs in memory."""
+"""Creating mailboxes and streams: requests in flight at 64."""
 
-from benchmarks.load import Frames, keep_in_flight
+from collections.abc import Sequence
+
+from benchmarks.load import keep_in_flight
 from benchmarks.report import Report
+from benchmarks.sends import measured
 from benchmarks.targets import Target
-from benchmarks.wire import Wire
 
 _WINDOW = 64
 
 
-def run(report: Report, targets: list[Target], *, rounds: int = 3, seconds: float = 0.8) -> None:
+def run(report: Report, targets: Sequence[Target], *, rounds: int = 3, seconds: float = 0.8, most: int = 10**6) -> None:
     for _ in range(rounds):
         for target in targets:
-            with Wire(target.server.port) as wire:
-                requests = list(target.creations(target.creations_per_round))
-                frames = Frames(wire.inbox, requests, _WINDOW)
-                memory, cpu = target.server.resident_kib(), target.server.cpu_seconds()
-                result = keep_in_flight(
-                    wire, frames, _WINDOW, target.created, seconds=seconds, count=len(requests), ordered=False
-                )
-                name = target.server.name
-                report.add("create", f"{_WINDOW} in flight", "created/s", name, result.rate)
-                report.add_cpu("create", f"{_WINDOW} in flight", target.server, cpu, result.replies)
-                after = target.server.resident_kib()
-                if memory is not None and after is not None:
-                    report.add("create", "memory", "KiB each", name, max(0.0, (after - memory) / result.replies))
+            with target.connect() as client:
+                count = min(target.creations, most)
+                frames = client.creations(count, _WINDOW)
+                with measured(report, "create", f"{_WINDOW} in flight", target.server) as results:
+                    results.append(keep_in_flight(client, frames, _WINDOW, seconds=seconds, count=count))

@@ -1,47 +1,58 @@
 """A backlog: 100,000 messages of 256 bytes wait, then one subscriber takes them all."""
 
-import socket
 import time
+from collections.abc import Sequence
 
-from benchmarks.load import PAYLOAD_END, Frames, keep_in_flight, payloads
+from benchmarks.link import WireError
+from benchmarks.load import PAYLOAD_END, keep_in_flight, payloads
 from benchmarks.report import Report
-from benchmarks.targets import Place, Target
-from benchmarks.wire import Wire, WireError
+from benchmarks.targets import Client, Reader, Target
 
 _WINDOW = 1000
 
 
-def fill(wire: Wire, target: Target, count: int) -> Place:
-    """A new place in which `count` different messages wait; each payload begins with its number, eight digits."""
-    place = target.place(wire)
-    frames = Frames(wire.inbox, [(place.subject, payload) for payload in payloads(count)], _WINDOW)
-    keep_in_flight(wire, frames, min(_WINDOW, count), place.ok, count=count)
+def fill(client: Client, place: str, count: int) -> str:
+    """`count` different messages for a place, which is given back; each begins with its number, eight digits."""
+    keep_in_flight(client, client.sends([place], payloads(count), _WINDOW), min(_WINDOW, count), count=count)
     return place
 
 
-def run(report: Report, targets: list[Target], *, rounds: int = 3, count: int = 100_000) -> None:
+def run(report: Report, targets: Sequence[Target], *, rounds: int = 3, count: int = 100_000) -> None:
     case = f"{count:,} waiting"
     for _ in range(rounds):
         for target in targets:
-            with Wire(target.server.port) as wire:
-                place = fill(wire, target, count)
-            with Wire(target.server.port) as wire:
-                cpu, started = target.server.cpu_seconds(), time.perf_counter()
-                target.push(wire, place)
-                wire.sock.recv(1, socket.MSG_PEEK)
-                first = time.perf_counter() - started
-                received = wire.until(PAYLOAD_END, count)
+            with target.connect() as client:
+                place = fill(client, client.place(), count)
+            with target.connect() as client:
+                server_cpu, client_cpu = target.server.cpu_seconds(), time.process_time()
+                started = time.perf_counter()
+                reader = client.reader(place)
+                received, first = take(reader, count)
                 seconds = time.perf_counter() - started
-            name = target.server.name
-            report.add("drain", case, "msg/s", name, count / seconds)
-            report.add("drain", case, "ms to the first bytes", name, first * 1e3)
-            report.add_cpu("drain", case, target.server, cpu, count)
-            _check(received, count)
+                client_cpu = time.process_time() - client_cpu
+            report.add("drain", case, "msg/s", target.name, count / seconds)
+            report.add("drain", case, "ms to the first bytes", target.name, (first - started) * 1e3)
+            report.add_cpu("drain", case, target.server, server_cpu, count)
+            report.add_busy("drain", case, target.server, server_cpu, client_cpu, seconds)
+            check(received, count)
 
 
-def _check(received: bytes, count: int) -> None:
+def take(reader: Reader, count: int) -> tuple[bytes, float]:
+    """Everything up to the message number `count`, and when the first of it came."""
+    reader.ask()
+    data = reader.receive()
+    first = time.perf_counter()
+    pieces, seen, tail = [data], data.count(PAYLOAD_END), data[-2:]
+    while seen < count:
+        data = reader.receive()
+        seen += (tail + data).count(PAYLOAD_END)
+        tail = (tail + data)[-2:]
+        pieces.append(data)
+    return b"".join(pieces), first
+
+
+def check(received: bytes, count: int) -> None:
     """Everything arrived once and in order."""
-    ends = received.split(PAYLOAD_END)
-    numbers = [int(end[-255:-247]) for end in ends[:-1]]
+    numbers = [int(end[-255:-247]) for end in received.split(PAYLOAD_END)[:-1]]
     if numbers != list(range(count)):
         raise WireError(f"{len(numbers):,} messages, not the {count:,} that were sent, in their order")

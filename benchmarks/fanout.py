@@ -1,5 +1,6 @@
 """Fan-out: one publisher, 256 bytes, to a hundred subscribers with connections of their own."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from benchmarks.core import measure
@@ -12,7 +13,7 @@ _SUBSCRIBERS = 100
 _SUBJECTS = 16
 
 
-def run(report: Report, targets: list[Target], *, rounds: int = 5, count: int = 12_000) -> None:
+def run(report: Report, targets: Sequence[Target], *, rounds: int = 5, count: int = 12_000) -> None:
     texts = payloads(32)
     cases = {
         "one subject": [pub("benchmark.0", text) for text in texts],

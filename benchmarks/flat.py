@@ -16,12 +16,13 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.drain import fill
+from benchmarks.link import WireError
 from benchmarks.load import Frames, keep_in_flight, payloads
+from benchmarks.mq9 import STORED, Mq9Client
 from benchmarks.report import Report
 from benchmarks.servers import Server, mq9_broker, nats_server
-from benchmarks.targets import SINK_OK, Mq9
 from benchmarks.waits import Waits
-from benchmarks.wire import Wire, WireError, compact, pub
+from benchmarks.wire import Wire, compact, pub
 
 HALF = 5
 _DAY = 86400
@@ -149,11 +150,11 @@ class _Holding:
         count = min(self.mailboxes // 10, 20_000)
         with Wire(server.port) as wire:
             for case, ok, subject, body in (
-                ("sends to mailboxes in random order", SINK_OK, "INBOX", payloads(1)[0]),
+                ("sends to mailboxes in random order", STORED, "INBOX", payloads(1)[0]),
                 ("fetches of ten from mailboxes in random order", _FETCHED, "MSG.FETCH", b""),
             ):
                 requests = [(f"$mq9.AI.{subject}.{address}", body) for address in self.some(count)]
-                result = keep_in_flight(wire, Frames(wire.inbox, requests, 16), 16, ok, count=count, ordered=False)
+                result = keep_in_flight(wire, wire.frames(requests, 16, ok, ordered=False), 16, count=count)
                 self.add(f"{count:,} {case}, each once", "/s", result.rate)
         self.memory(server, "after those")
 
@@ -241,10 +242,8 @@ def _first_answer(holding: _Holding, end: Callable[[Server], None]) -> float:
 
 def _kill(server: Server) -> None:
     """Kill it while it stores messages as fast as it can."""
-    with Wire(server.port) as wire:
-        place = Mq9(server).place(wire)
-        requests = [(place.subject, text) for text in payloads(_RING)]
-        keep_in_flight(wire, Frames(wire.inbox, requests, 1000), 1000, place.ok, count=150_000)
+    with Mq9Client(server.port) as client:
+        keep_in_flight(client, client.sends([client.place()], payloads(_RING), 1000), 1000, count=150_000)
         os.kill(server.pid, signal.SIGKILL)
 
 
@@ -252,34 +251,28 @@ def _speed(brokers: list[tuple[_Holding, Server]], rounds: int = 3) -> None:
     """One after the other, round by round."""
     for _ in range(rounds):
         for holding, server in brokers:
-            with Wire(server.port) as wire:
-                place = Mq9(server).place(wire)
-                requests = [(place.subject, text) for text in payloads(_RING)]
+            with Mq9Client(server.port) as client:
+                place = client.place()
                 for window in (1, 64, 1000):
-                    _rate(
-                        holding, server, wire, f"sends to one mailbox, {window:,} in flight", requests, window, SINK_OK
-                    )
-                addresses = holding.some(_SPREAD)
-                requests = [(f"$mq9.AI.INBOX.{address}", payloads(1)[0]) for address in addresses]
-                _rate(holding, server, wire, "sends to 10,000 mailboxes, 64 in flight", requests, 64, SINK_OK)
-                requests = [(f"$mq9.AI.MSG.FETCH.{address}", b"") for address in holding.some(_SPREAD)]
-                _rate(holding, server, wire, "fetches of ten from 10,000 mailboxes", requests, 16, _FETCHED)
+                    case = f"sends to one mailbox, {window:,} in flight"
+                    _rate(holding, server, client, case, client.sends([place], payloads(_RING), window), window)
+                frames = client.sends(holding.some(_SPREAD), payloads(1) * _SPREAD, 64)
+                _rate(holding, server, client, "sends to 10,000 mailboxes, 64 in flight", frames, 64)
+                frames = client.fetches(holding.some(_SPREAD), 16)
+                _rate(holding, server, client, "fetches of ten from 10,000 mailboxes", frames, 16)
             _batches(holding, server)
 
 
-def _rate(
-    holding: _Holding, server: Server, wire: Wire, case: str, requests: list[tuple[str, bytes]], window: int, ok: bytes
-) -> None:
-    frames, cpu = Frames(wire.inbox, requests, window), server.cpu_seconds()
-    result = keep_in_flight(wire, frames, window, ok, seconds=0.7, ordered=False)
+def _rate(holding: _Holding, server: Server, client: Mq9Client, case: str, frames: Frames, window: int) -> None:
+    cpu = server.cpu_seconds()
+    result = keep_in_flight(client, frames, window, seconds=0.7)
     holding.report.add("flat", case, "/s", holding.name, result.rate)
     holding.report.add_cpu("flat", case, server, cpu, result.replies)
 
 
 def _batches(holding: _Holding, server: Server, count: int = 200, size: int = 100) -> None:
-    target = Mq9(server)
-    with Wire(server.port) as wire:
-        reader = target.batches(wire, fill(wire, target, count * size), size)
+    with Mq9Client(server.port) as client:
+        reader = client.batches(fill(client, client.place(), count * size), size)
         cpu, started = server.cpu_seconds(), time.perf_counter()
         got = sum(islice(reader, count))
         case = f"FETCH and ACK of {size}, one mailbox"

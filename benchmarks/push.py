@@ -1,30 +1,35 @@
-"""From a stored send on one connection to its delivery on another that waits for it, one at a time."""
+"""From a send on one connection to its delivery on another that waits for it, one at a time."""
 
 import time
+from collections.abc import Callable, Sequence
 
-from benchmarks.load import PAYLOAD_END, Result, payloads
+from benchmarks.link import WireError
+from benchmarks.load import PAYLOAD_END, Frames, Result, payloads
 from benchmarks.report import Report
-from benchmarks.targets import Target
-from benchmarks.wire import Wire, WireError, pub
+from benchmarks.targets import Client, Reader, Target
+
+_CASE = "send to delivery"
+_WARM = 100
 
 
-def run(report: Report, targets: list[Target], *, rounds: int = 3, count: int = 2_000) -> None:
+def run(report: Report, targets: Sequence[Target], *, rounds: int = 5, count: int = 2_000) -> None:
     for _ in range(rounds):
         for target in targets:
-            with Wire(target.server.port) as sender, Wire(target.server.port) as reader:
-                place = target.place(sender)
-                target.push(reader, place)
-                frames = [pub(place.subject, payload, f"{sender.inbox}.1") for payload in payloads(count + 100)]
-                for frame in frames[:100]:
-                    _one(sender, reader, frame)
-                result = Result(latencies=[(_one(sender, reader, frame), 1) for frame in frames[100:]])
-            name = target.server.name
-            report.add("push", "send to delivery", "p50 us", name, result.microseconds(50))
-            report.add("push", "send to delivery", "p99 us", name, result.microseconds(99))
+            with target.connect() as sender, target.connect() as receiver:
+                place = sender.place()
+                reader = receiver.reader(place)
+                frames = sender.sends([place], payloads(_WARM + count), 1)
+                answered = frames.answers().take if target.answers else None
+                times = [(one(sender, answered, reader, frames, i), 1) for i in range(frames.count)]
+            result = Result(latencies=times[_WARM:])
+            report.add("push", _CASE, "p50 us", target.name, result.microseconds(50))
+            report.add("push", _CASE, "p99 us", target.name, result.microseconds(99))
 
 
-def _one(sender: Wire, reader: Wire, frame: bytes) -> float:
+def one(sender: Client, answered: Callable[[bytes], int] | None, reader: Reader, frames: Frames, number: int) -> float:
     """Seconds from the send to the last byte of the delivery; the send's own reply is taken afterwards."""
+    frame = frames.slice(number, 1)
+    reader.ask()
     started = time.perf_counter()
     sender.sock.sendall(frame)
     data = reader.receive()
@@ -33,6 +38,6 @@ def _one(sender: Wire, reader: Wire, frame: bytes) -> float:
     seconds = time.perf_counter() - started
     if frame[-128:] != data[-128:]:
         raise WireError(f"another message was delivered than was sent: {data[-300:]!r}")
-    if not sender.message().payload:
-        raise WireError("the send was not answered with a success")
+    while answered is not None and not answered(sender.receive()):
+        pass
     return seconds

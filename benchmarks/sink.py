@@ -1,42 +1,49 @@
-"""Answers every request with a prepared success and does nothing else: what the load generator can do at most.
+"""The limit line of a socket and the event loop: answers every request with a prepared success, and does nothing else.
 
-It counts frames by their length without looking at them. `python -m benchmarks.sink FRAME_BYTES RING` prints its port.
+It is what the load generator can do at most, too. It runs on the broker's event loop and counts frames by their length,
+without looking at them. `python -m benchmarks.sink FRAME_BYTES RING` prints its port.
 """
 
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
-from benchmarks.load import payloads
+from benchmarks.load import Frames, payloads
+from benchmarks.mq9 import STORED
 from benchmarks.servers import Server
-from benchmarks.targets import SINK_OK, Place
+from benchmarks.targets import Target
 from benchmarks.wire import INBOX_LENGTH, Wire, pub
+
+try:
+    from uvloop import run
+except ImportError:  # (Windows)
+    from asyncio import run
 
 _SUBJECT = "benchmark.sink"
 
 
-class SinkTarget:
-    """The sink in the place of a server."""
+class SinkClient(Wire):
+    def place(self) -> str:
+        return _SUBJECT
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-
-    def place(self, wire: Wire) -> Place:
-        return Place(_SUBJECT, SINK_OK, "")
+    def sends(self, places: Sequence[str], texts: Sequence[bytes], window: int) -> Frames:
+        return self.frames([(_SUBJECT, text) for text in texts], window, STORED)
 
 
 @contextmanager
-def sink(ring: int) -> Iterator[SinkTarget]:
-    """A sink for frames of `_SUBJECT` that repeat after `ring`, in a process of its own."""
+def sink(ring: int) -> Iterator[Target]:
+    """A sink for frames of 256 bytes that repeat after `ring`, in a process of its own."""
     frame = pub(_SUBJECT, payloads(1)[0], "x" * INBOX_LENGTH + ".0000")
     command = [sys.executable, "-m", "benchmarks.sink", str(len(frame)), str(ring)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
-            yield SinkTarget(Server("sink", process, int(process.stdout.readline()), Path()))
+            server = Server("echo server", process, int(process.stdout.readline()), Path())
+            yield Target(server, SinkClient)
         finally:
             process.terminate()
 
@@ -50,9 +57,8 @@ class Sink(asyncio.Protocol):
         self._hello = self._replies = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-        transport.write(b"INFO {}\r\n")
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(b"INFO {}\r\n")
 
     def data_received(self, data: bytes) -> None:
         if not self._size:
@@ -68,7 +74,7 @@ class Sink(asyncio.Protocol):
         self._transport.write(self._replies[start * self._size : (start + count) * self._size])
 
     def _prepare(self, inbox: bytes) -> None:
-        body = SINK_OK + b"1}"
+        body = STORED + b"1}"
         replies = [b"MSG %b.%04d 1 %d\r\n%b\r\n" % (inbox, i, len(body), body) for i in range(self._ring)]
         self._size = len(replies[0])
         self._replies = b"".join(replies + replies)
@@ -81,4 +87,4 @@ async def _serve(frame_bytes: int, ring: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), int(sys.argv[2])))
+    run(_serve(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,121 +1,92 @@
-"""How each server does the same thing: where a message goes, what success looks like, how a reader is opened."""
+"""What every workload asks of a server, whatever it speaks: a target gives clients, a client loads and readers."""
 
-import re
-from collections.abc import Iterator
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
+from typing import Protocol, Self
 
-from benchmarks.load import PAYLOAD_END
+from benchmarks.load import Frames
 from benchmarks.servers import Server
-from benchmarks.wire import Wire, compact, pub
 
-SINK_OK = b'{"error":"","msg_id":'
+_serial = count(1)
+
+
+def fresh_name() -> str:
+    """A name for a place, of this process and of no other."""
+    return f"P{os.getpid()}-{next(_serial)}"
+
+
+class Reader(Protocol):
+    """One reader of everything a place holds and of what arrives later, without acknowledgements."""
+
+    def ask(self) -> None:
+        """Ask for more, where the server sends nothing unasked."""
+
+    def receive(self) -> bytes:
+        """The next bytes with messages in them."""
+
+
+class Member(Protocol):
+    """One of several competing readers, driven by whoever owns its socket."""
+
+    def start(self) -> bytes:
+        """What it says first."""
+
+    def take(self, data: bytes) -> tuple[int, bytes]:
+        """How many more messages came with `data`, and what to answer: acknowledgements, the wish for more."""
+
+
+class Client(Protocol):
+    """A connection. A place is a mailbox, a stream or a key, by its name."""
+
+    sock: socket.socket
+
+    def place(self) -> str:
+        """A new place, on disk."""
+
+    def sends(self, places: Sequence[str], texts: Sequence[bytes], window: int) -> Frames:
+        """Stored sends, each answered: text i to place i, the first place again after the last."""
+
+    def creations(self, count: int, window: int) -> Frames:
+        """Requests for so many new places."""
+
+    def created(self, replies: bytes) -> list[str]:
+        """The places that the last `creations` made; `replies` is all that came back."""
+
+    def reader(self, place: str) -> Reader:
+        """This connection as a reader."""
+
+    def batches(self, place: str, size: int) -> Iterator[int]:
+        """Reads `size` messages at a time, each acknowledged and confirmed before the next; gives how many came."""
+
+    def receive(self) -> bytes: ...
+
+    def flush(self) -> None:
+        """Returns when everything sent before was handled; nothing else may be on its way."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A mailbox or a stream: the subject messages are sent to, what a successful reply contains, its address."""
-
-    subject: str
-    ok: bytes
-    address: str
-
-
-class Sendable(Protocol):
-    """A server that stores and answers messages."""
+class Target:
+    """A running server, and how to speak to it."""
 
     server: Server
+    client: Callable[[int], Client]
+    #: How many places a round of creating makes: what takes about a second.
+    creations: int = 0
+    #: Up to how many places it is worth to grow it.
+    most_places: int = 0
+    #: Whether sends are answered.
+    answers: bool = True
 
-    def place(self, wire: Wire) -> Place:
-        """A new mailbox or stream, on disk."""
+    @property
+    def name(self) -> str:
+        return self.server.name
 
-
-class Target(Sendable, Protocol):
-    """A server as every workload sees it."""
-
-    created: bytes
-    creations_per_round: int
-
-    def creations(self, number: int) -> Iterator[tuple[str, bytes]]:
-        """Requests that create that many; a successful reply contains `created`."""
-
-    def push(self, wire: Wire, place: Place) -> None:
-        """Subscribes sid 2 to everything the place holds and to what arrives later, without acknowledgements."""
-
-    def batches(self, wire: Wire, place: Place, size: int) -> Iterator[int]:
-        """Reads `size` messages at a time, each acknowledged and confirmed before the next; gives how many came."""
-
-
-class Mq9:
-    created = b'"is_new":true'
-    creations_per_round = 40_000
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-
-    def place(self, wire: Wire) -> Place:
-        address = wire.request("$mq9.AI.MAILBOX.CREATE")["mail_id"]
-        return Place(f"$mq9.AI.MAILBOX.{address}", SINK_OK, address)
-
-    def creations(self, number: int) -> Iterator[tuple[str, bytes]]:
-        return (("$mq9.AI.MAILBOX.CREATE", b"{}") for _ in range(number))
-
-    def push(self, wire: Wire, place: Place) -> None:
-        wire.subscribe(f"$mq9.AI.INBOX.{place.address}", 2)
-
-    def batches(self, wire: Wire, place: Place, size: int) -> Iterator[int]:
-        body = {"group_name": "benchmark", "config": {"num_msgs": size, "max_wait_ms": 0}}
-        fetch = pub(f"$mq9.AI.MSG.FETCH.{place.address}", compact(body), f"{wire.inbox}.0")
-        while True:
-            wire.sock.sendall(fetch)
-            numbers = re.findall(rb'"msg_id":(\d+)', wire.message().payload)
-            if numbers:
-                wire.request(
-                    f"$mq9.AI.MSG.ACK.{place.address}", {"group_name": "benchmark", "msg_ids": [*map(int, numbers)]}
-                )
-            yield len(numbers)
-
-
-class JetStream:
-    created = b'"did_create":true'
-    creations_per_round = 1_500
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self._numbers = count(1)
-
-    def place(self, wire: Wire) -> Place:
-        name = f"S{next(self._numbers)}"
-        wire.request(f"$JS.API.STREAM.CREATE.{name}", _stream(name))
-        return Place(f"benchmark.{name}", b'{"stream":"%b","seq":' % name.encode(), name)
-
-    def creations(self, number: int) -> Iterator[tuple[str, bytes]]:
-        names = [f"C{next(self._numbers)}" for _ in range(number)]
-        return ((f"$JS.API.STREAM.CREATE.{name}", compact(_stream(name))) for name in names)
-
-    def push(self, wire: Wire, place: Place) -> None:
-        subject = f"deliver.{place.address}"
-        wire.subscribe(subject, 2)
-        config = {"deliver_subject": subject, "ack_policy": "none", "deliver_policy": "all", "mem_storage": True}
-        body = {"stream_name": place.address, "config": config}
-        wire.sock.sendall(pub(f"$JS.API.CONSUMER.CREATE.{place.address}", compact(body), f"{wire.inbox}.0"))
-
-    def batches(self, wire: Wire, place: Place, size: int) -> Iterator[int]:
-        name = place.address
-        config = {"durable_name": "P", "ack_policy": "explicit", "deliver_policy": "all"}
-        wire.request(f"$JS.API.CONSUMER.DURABLE.CREATE.{name}.P", {"stream_name": name, "config": config})
-        body = compact({"batch": size, "expires": 5_000_000_000})
-        fetch = pub(f"$JS.API.CONSUMER.MSG.NEXT.{name}.P", body, f"{wire.inbox}.0")
-        while True:
-            wire.sock.sendall(fetch)
-            subjects = re.findall(rb"\$JS\.ACK\.\S+", wire.until(PAYLOAD_END, size))
-            acks = [b"PUB %b 4\r\n+ACK\r\n" % subject for subject in subjects]
-            acks[-1] = pub(subjects[-1].decode(), b"+ACK", f"{wire.inbox}.1")
-            wire.sock.sendall(b"".join(acks))
-            wire.message()
-            yield len(subjects)
-
-
-def _stream(name: str) -> dict[str, object]:
-    return {"name": name, "subjects": [f"benchmark.{name}"], "storage": "file"}
+    def connect(self) -> Client:
+        return self.client(self.server.port)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.link import WireError
 from benchmarks.servers import Server
-from benchmarks.wire import Wire, WireError, pub
+from benchmarks.wire import Wire, pub
 
 _PAUSE = 0.004
 _LOST = 60.0

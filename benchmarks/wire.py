@@ -1,16 +1,18 @@
-"""One raw client connection: blocking, no library, so that what is measured is the server."""
+"""One raw connection of a NATS client."""
 
 import json
 import os
-import socket
-import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-CHUNK = 1 << 18
+from benchmarks.link import Link, WireError
+from benchmarks.load import Frames
+
 INBOX_LENGTH = len("_INBOX.") + 22
 HEADER = b"NATS/1.0\r\nSender: benchmark\r\n\r\n"
-_TIMEOUT = 20
+_DIGITS = 4
+_FIRST_WORD = b"MSG _INBOX."
 CONNECT = json.dumps(
     {
         "verbose": False,
@@ -24,10 +26,6 @@ CONNECT = json.dumps(
     },
     separators=(",", ":"),
 ).encode()
-
-
-class WireError(Exception):
-    """The server answered something else than the benchmark needs, or closed the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +52,11 @@ def compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-class Wire:
-    """A connection with one inbox subscribed (`<inbox>.*`, sid 1). `sock` may be taken over after `flush()`."""
+class Wire(Link):
+    """A connection with one inbox subscribed (`<inbox>.*`, sid 1)."""
 
     def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port))
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Python's own timeout would add a poll() to every call.
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _TIMEOUT, 0))
+        super().__init__(port)
         self.inbox = f"_INBOX.{os.urandom(11).hex()}"
         self._rest = b""
         if not self._line().startswith(b"INFO "):
@@ -77,6 +72,16 @@ class Wire:
         self.sock.sendall(b"PING\r\n")
         while (line := self._line()) != b"PONG":
             self._expect_chatter(line)
+
+    def frames(self, requests: Sequence[tuple[str, bytes]], window: int, ok: bytes, *, ordered: bool = True) -> Frames:
+        """A load of requests (subject and payload). `ok` is what every successful reply contains and no other; that
+        replies come in the order of the requests is checked when `ordered`."""
+        frames = [
+            pub(subject, payload, f"{self.inbox}.{i % 10**_DIGITS:0{_DIGITS}}")
+            for i, (subject, payload) in enumerate(requests)
+        ]
+        token_at = len(_FIRST_WORD) - len("_INBOX.") + len(self.inbox) + 1
+        return Frames(frames, window, lambda: _Answers(ok, len(frames) if ordered else 0, token_at))
 
     def request(self, subject: str, body: Any = None) -> dict[str, Any]:
         """The JSON answer to a JSON request; WireError when it carries an error."""
@@ -118,9 +123,6 @@ class Wire:
             pieces.append(data)
         return b"".join(pieces)
 
-    def close(self) -> None:
-        self.sock.close()
-
     def _line(self) -> bytes:
         while (end := self._rest.find(b"\r\n")) < 0:
             self._more()
@@ -130,24 +132,59 @@ class Wire:
     def _more(self) -> None:
         self._rest += self.receive()
 
-    def receive(self) -> bytes:
-        """Whatever comes next, at least one byte."""
-        try:
-            data = self.sock.recv(CHUNK)
-        except BlockingIOError:
-            raise WireError(f"nothing came for {_TIMEOUT} s") from None
-        if not data:
-            raise WireError("the server closed the connection")
-        return data
-
     def _expect_chatter(self, line: bytes) -> None:
         if line == b"PING":
             self.sock.sendall(b"PONG\r\n")
         elif not line.startswith((b"INFO ", b"+OK", b"PONG")):
             raise WireError(line.decode(errors="replace"))
 
-    def __enter__(self) -> "Wire":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+class _Answers:
+    """The replies to one connection's requests: request number i is answered on `<inbox>.<i, four digits>`."""
+
+    def __init__(self, ok: bytes, ring: int, token_at: int) -> None:
+        """`ring`: after how many requests the first one follows again; 0 if their order does not matter."""
+        self._ok, self._ring, self._token_at = ok, ring, token_at
+        self._rest = b""
+        self._answered = 0
+
+    def take(self, data: bytes) -> int:
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        if not data.endswith(b"\r\n"):
+            cut = data.rfind(b"\r\n") + 2 if b"\r\n" in data else 0
+            data, self._rest = data[:cut], data[cut:]
+        good = data.count(self._ok)
+        if good != data.count(_FIRST_WORD) or not good:
+            data, self._rest = self._whole(data + self._rest)
+            good = data.count(self._ok)
+        self._answered += good
+        if good and self._ring:
+            self._check_order(data)
+        return good
+
+    def _check_order(self, lines: bytes) -> None:
+        """The last reply in `lines` must belong to the last request that was answered."""
+        at = lines.rfind(_FIRST_WORD) + self._token_at
+        token = lines[at : at + _DIGITS]
+        if int(token) != (self._answered - 1) % self._ring % 10**_DIGITS:
+            raise WireError(f"replies out of order: {token!r} came as number {self._answered}")
+
+    def _whole(self, data: bytes) -> tuple[bytes, bytes]:
+        """Splits behind the last whole reply; raises WireError when one is not good."""
+        done = at = 0
+        while (end := data.find(b"\r\n", at)) >= 0:
+            line = data[at:end]
+            at = end + 2
+            if line.startswith((b"MSG ", b"HMSG ")):
+                size = int(line.rsplit(b" ", 1)[1])
+                if len(data) < at + size + 2:
+                    break
+                payload = data[at : at + size]
+                at += size + 2
+                if self._ok not in payload:
+                    raise WireError(f"not a success: {line.decode()}: {payload.decode(errors='replace')}")
+            elif line.startswith(b"-ERR"):
+                raise WireError(line.decode())
+            done = at
+        return data[:done], data[done:]

@@ -1,0 +1,99 @@
+"""The programs that measure run to their end and write what they promise. A figure is no test's matter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+#: The servers that every machine with the tests' packages can run.
+EXPECTED = {"mq9", "nats-server"}
+ALONE = {"priority": {"mq9"}, "tools": {"mq9", "empty"}, "listeners": {"mq9", "nats core"}}
+WORKLOADS = (
+    *("sends", "durable", "create", "drain", "fetch", "groups", "push", "priority", "sizes", "tools"),
+    *("mailboxes", "backlog", "listeners", "connections", "saturation", "core", "fanout", "subscriptions", "idle"),
+)
+
+
+def benchmarks(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def measured(file: Path, *workloads: str) -> dict[str, Any]:
+    done = benchmarks("--quick", "--json", file, *workloads)
+    assert file.exists(), done.stderr
+    content: dict[str, Any] = json.loads(file.read_text())
+    # (Redis is measured where it is installed)
+    assert [line for line in content["missing"] if not line.startswith("redis is not measured")] == []
+    return content
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_a_workload_measures_every_server(workload: str, tmp_path: Path) -> None:
+    figures = measured(tmp_path / "figures.json", workload)["figures"]
+    assert {figure["workload"] for figure in figures} == {workload}
+    assert {server for figure in figures for server in figure["samples"]} >= ALONE.get(workload, EXPECTED)
+
+
+def test_all_are_measured_unless_some_are_named() -> None:
+    shown = benchmarks("--help").stdout
+    assert ", ".join(WORKLOADS) in " ".join(shown.split())
+
+
+def test_a_page_is_drawn_again_from_its_figures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figures, page = tmp_path / "figures.json", tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    measured(figures, "sends", "sizes")
+    benchmarks("--from-json", figures, "--write", page)
+    text, plot = page.read_text(), (tmp_path / "docs" / "page" / "sizes.svg").read_text()
+    benchmarks("--from-json", figures, "--write", page)
+    assert page.read_text() == text
+    assert (tmp_path / "docs" / "page" / "sizes.svg").read_text() == plot
+    assert "| stored sends, 64 in flight |" in text
+    assert "(page/sizes.svg)" in text
+
+
+def test_a_mark_says_whether_it_is_met(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    content = {
+        "machine": {},
+        "missing": [],
+        "figures": [
+            {
+                "workload": "sends",
+                "case": case,
+                "unit": unit,
+                "x": None,
+                "samples": {"mq9": [ours], "nats-server": [10.0]},
+            }
+            for case, unit, ours in (
+                ("64 in flight", "msg/s", 11.0),
+                ("1,000 in flight", "msg/s", 9.0),
+                ("1 in flight", "p50 us", 12.0),
+                ("1 in flight", "p99 us", 13.0),
+            )
+        ],
+    }
+    figures, page = tmp_path / "figures.json", tmp_path / "page.md"
+    figures.write_text(json.dumps(content))
+    done = benchmarks("--from-json", figures, "--write", page)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split(" | ")[0]: line for line in page.read_text().splitlines() if line.startswith("| ")}
+    assert rows["| stored sends, 64 in flight"].endswith("| 11 /s | 10 /s | 1.10× |  | ≥ 1.0× | met |  |")
+    assert rows["| stored sends, 1,000 in flight"].endswith("| 0.90× |  | ≥ 1.0× | not met |  |")
+    assert rows["| stored sends one at a time, p50"].endswith("| 12 µs | 10 µs | 1.20× |  | ≤ 1.25× | met |  |")
+    assert rows["| stored sends one at a time, p99"].endswith("| 1.30× |  | ≤ 1.25× | not met |  |")
+    assert rows["| offline drain: 100,000 waiting to a new subscriber"].endswith("| ≥ 1.0× | not measured |  |")
+
+
+def test_a_workload_that_does_not_exist_is_named() -> None:
+    done = benchmarks("speed")
+    assert done.returncode == 2
+    assert "there is no workload 'speed'; there are sends, " in done.stderr
