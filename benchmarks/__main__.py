@@ -44,7 +44,7 @@ from benchmarks.redis import redis
 from benchmarks.report import Report
 from benchmarks.servers import ServerError, mq9_broker, nats_server, redis_program, redis_server
 from benchmarks.sink import sink
-from benchmarks.targets import Target
+from benchmarks.targets import Start, Target
 
 _SERVERS = ("mq9", "nats-server", "redis")
 
@@ -65,7 +65,7 @@ class Run:
         a power cut."""
         return [self._stack.enter_context(start()) for start in self.starts(*names, sync=sync)]
 
-    def starts(self, *names: str, sync: bool = False) -> list[mailboxes.Start]:
+    def starts(self, *names: str, sync: bool = False) -> list[Start]:
         """How to start each of them, again and again on its folder."""
         chosen = [name for name in self.arguments.servers if name in (names or _SERVERS)]
         return [partial(_started, name, self.folder / name, sync) for name in chosen]
@@ -88,7 +88,7 @@ def _sends(run: Run) -> None:
 
 
 def _durable(run: Run) -> None:
-    scale = run.quick(rounds=1, seconds=0.02) or {"rounds": 3}
+    scale = run.quick(rounds=1, seconds=0.02)
     sends.run(run.report, run.targets(sync=True), workload="durable", windows=(1, 64), **scale)
 
 
@@ -132,11 +132,11 @@ WORKLOADS: dict[str, Callable[[Run], None]] = {
     "mailboxes": lambda run: mailboxes.run(run.report, run.starts(), **run.quick(counts=(50, 100), seconds=0.02)),
     "backlog": _backlog,
     "listeners": lambda run: listeners.run(
-        run.report, [*run.targets("mq9"), *run.nats_core()], **run.quick(counts=(10, 50), samples=20)
+        run.report, [*run.nats_core(), *run.targets("mq9")], **run.quick(counts=(10, 50), samples=20)
     ),
     "connections": _connections,
     "saturation": lambda run: saturation.run(
-        run.report, run.targets(), **run.quick(rounds=1, counts=(0, 2), seconds=0.2)
+        run.report, run.starts(), **run.quick(rounds=1, counts=(0, 2), seconds=0.2)
     ),
     "core": lambda run: core.run(run.report, run.targets(*_NATS), **run.quick(rounds=1, count=2000)),
     "fanout": lambda run: fanout.run(run.report, run.targets(*_NATS), **run.quick(rounds=1, count=64)),

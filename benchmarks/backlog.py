@@ -28,7 +28,7 @@ def run(report: Report, targets: Sequence[Target], *, most: int = 1_000_000, cou
                 with measured(report, "backlog", "filling, 1,000 in flight", target.server, count) as results:
                     results.append(keep_in_flight(client, frames, 1000, count=count - waiting))
                 frames = client.sends([place], payloads(RING), 64)
-                some = max(100, min(20_000, count // 20))
+                some = max(500, min(20_000, count // 20))
                 with measured(report, "backlog", "sends, 64 in flight", target.server, count) as results:
                     results.append(keep_in_flight(client, frames, 64, count=some))
                 waiting = count + some

@@ -10,7 +10,7 @@ from benchmarks.targets import Target
 _WINDOW = 64
 
 
-def run(report: Report, targets: Sequence[Target], *, rounds: int = 3, seconds: float = 0.8, most: int = 10**6) -> None:
+def run(report: Report, targets: Sequence[Target], *, rounds: int = 5, seconds: float = 0.8, most: int = 10**6) -> None:
     for _ in range(rounds):
         for target in targets:
             with target.connect() as client:

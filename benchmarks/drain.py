@@ -17,7 +17,7 @@ def fill(client: Client, place: str, count: int) -> str:
     return place
 
 
-def run(report: Report, targets: Sequence[Target], *, rounds: int = 3, count: int = 100_000) -> None:
+def run(report: Report, targets: Sequence[Target], *, rounds: int = 5, count: int = 100_000) -> None:
     case = f"{count:,} waiting"
     for _ in range(rounds):
         for target in targets:

@@ -12,7 +12,7 @@ from benchmarks.targets import Target
 _SIZE = 100
 
 
-def run(report: Report, targets: Sequence[Target], *, rounds: int = 3, batches: int = 300) -> None:
+def run(report: Report, targets: Sequence[Target], *, rounds: int = 5, batches: int = 300) -> None:
     case = f"batches of {_SIZE}"
     for _ in range(rounds):
         for target in targets:

@@ -1,7 +1,8 @@
 """Connections that send as fast as they are let. `python -m benchmarks.flood SERVER PORT CONNECTIONS SECONDS`.
 
 Each sends to a place of its own; with NATS nothing is answered, Redis answers everything, which is read and forgotten.
-Prints a line when it begins, and at the end the messages that each connection got rid of, as JSON.
+Prints a line when every buffer should be full, a second after it began, and at the end as JSON how many messages each
+connection got rid of since.
 """
 
 import json
@@ -21,6 +22,7 @@ from benchmarks.wire import pub
 CLIENTS: dict[str, Any] = {"mq9": Mq9Client, "nats-server": JetStreamClient, "redis": RedisClient}
 _SUBJECTS = {"mq9": "$mq9.AI.INBOX.{}", "nats-server": "benchmark.{}"}
 _BLOCK = 256
+_FILLING = 1.0
 
 
 def main(server: str, port: int, connections: int, seconds: float) -> None:
@@ -32,9 +34,12 @@ def main(server: str, port: int, connections: int, seconds: float) -> None:
             client.sock.setblocking(False)
             selector.register(client.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, i)
         written, owed = [0] * connections, [0] * connections
-        print("flooding", flush=True)
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        began: list[int] = []
+        full = time.monotonic() + min(_FILLING, seconds)
+        while (now := time.monotonic()) < full + seconds:
+            if now >= full and not began:
+                began = written.copy()
+                print("flooding", flush=True)
             for key, events in selector.select(0.1):
                 i, sock = key.data, key.fileobj
                 if events & selectors.EVENT_READ:
@@ -45,7 +50,8 @@ def main(server: str, port: int, connections: int, seconds: float) -> None:
                         owed[i] -= sock.send(b"PONG\r\n") > 0
                     else:
                         written[i] += sock.send(sources[i][at:])
-        print(json.dumps([sent * _BLOCK / len(source) for sent, source in zip(written, sources, strict=True)]))
+        sent = (after - before for before, after in zip(began, written, strict=True))
+        print(json.dumps([size * _BLOCK / len(source) for size, source in zip(sent, sources, strict=True)]))
 
 
 def _block(server: str, place: str) -> bytes:

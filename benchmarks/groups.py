@@ -33,7 +33,7 @@ _CASES: dict[str, tuple[int, _Join, dict[str, object]]] = {
 }
 
 
-def run(report: Report, targets: Sequence[Target], *, rounds: int = 3, count: int = 40_000) -> None:
+def run(report: Report, targets: Sequence[Target], *, rounds: int = 5, count: int = 40_000) -> None:
     payloads(count)
     for _ in range(rounds):
         for case, (members, join, settings) in _CASES.items():

@@ -39,7 +39,7 @@ class JetStreamClient(Wire):
     def reader(self, place: str) -> "JetStreamClient":
         """What an ordered consumer is, without its flow control, which costs something."""
         subject = f"deliver.{place}"
-        self.subscribe(subject, 2)
+        self.subscribe(subject, next(self.sids))
         config = {"deliver_subject": subject, "ack_policy": "none", "deliver_policy": "all", "mem_storage": True}
         body = {"stream_name": place, "config": config}
         self.sock.sendall(pub(f"$JS.API.CONSUMER.CREATE.{place}", compact(body), f"{self.inbox}.0"))
@@ -106,9 +106,9 @@ class CoreClient(Wire):
         return self
 
     def listen(self, places: Sequence[str]) -> None:
-        """Subscribes to them all."""
-        for sid, place in enumerate(places, 2):
-            self.subscribe(f"benchmark.{place}", sid)
+        """Subscribes to them all, too."""
+        for place in places:
+            self.subscribe(f"benchmark.{place}", next(self.sids))
         self.flush()
 
     def ask(self) -> None:

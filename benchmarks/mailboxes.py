@@ -5,16 +5,14 @@ just written is counted, and no cache of it.
 """
 
 import random
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.load import keep_in_flight, payloads
 from benchmarks.report import Report
 from benchmarks.sends import RING, measured
-from benchmarks.targets import Target
+from benchmarks.targets import Start, Target
 
-Start = Callable[[], AbstractContextManager[Target]]
 EACH = "memory of one that exists"
 _COUNTS = (1000, 10_000, 100_000, 1_000_000)
 _SOME = 1000

@@ -29,13 +29,13 @@ class Mq9Client(Wire):
         return [found.decode() for found in re.findall(rb'"mail_id":"(m-[a-z2-7]+)"', replies)]
 
     def reader(self, place: str) -> "Mq9Client":
-        self.subscribe(f"$mq9.AI.INBOX.{place}", 2)
+        self.subscribe(f"$mq9.AI.INBOX.{place}", next(self.sids))
         return self
 
     def listen(self, places: Sequence[str]) -> None:
-        """Subscribes to them all."""
-        for sid, place in enumerate(places, 2):
-            self.subscribe(f"$mq9.AI.INBOX.{place}", sid)
+        """Subscribes to them all, too."""
+        for place in places:
+            self.subscribe(f"$mq9.AI.INBOX.{place}", next(self.sids))
         self.flush()
 
     def ask(self) -> None:

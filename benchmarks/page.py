@@ -1,6 +1,8 @@
 """The page that the figures are published on."""
 
 from collections.abc import Iterator
+from importlib import import_module
+from inspect import getdoc
 from pathlib import Path
 
 from benchmarks.marks import cells, rows
@@ -41,6 +43,9 @@ def write(report: Report, path: Path) -> None:
     parts += ["## Every figure\n", _EVERY, *_tables(report)]
     path.write_text("\n".join(parts))
 
+
+#: Where it is explained what a workload is, if not in the module of its name.
+_MODULES = {"durable": "sends", "idle": "connections"}
 
 _INTRODUCTION = """\
 # Benchmarks
@@ -115,4 +120,6 @@ def _limits(report: Report) -> str:
 
 def _tables(report: Report) -> Iterator[str]:
     for name in report.workloads():
-        yield f"```text\n{report.table(name)}\n```\n"
+        explained = _MODULES.get(name, name)
+        yield f"### {name}\n\n{getdoc(import_module(f'benchmarks.{explained}'))}\n"
+        yield f"<details><summary>figures</summary>\n\n```text\n{report.table(name)}\n```\n\n</details>\n"

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol, Self
@@ -90,3 +91,7 @@ class Target:
 
     def connect(self) -> Client:
         return self.client(self.server.port)
+
+
+#: Starts a server, again and again on the same folder.
+Start = Callable[[], AbstractContextManager[Target]]

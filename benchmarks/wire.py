@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from benchmarks.link import Link, WireError
@@ -57,6 +58,7 @@ class Wire(Link):
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
+        self.sids = count(2)
         self.inbox = f"_INBOX.{os.urandom(11).hex()}"
         self._rest = b""
         if not self._line().startswith(b"INFO "):
