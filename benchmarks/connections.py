@@ -20,12 +20,12 @@ _COUNTS = (1, 10, 100, 1000, 5000)
 _RING = 4  # (every connection has frames of its own)
 
 
-def allow_files() -> None:
+def allow_files(connections: int = _IDLE) -> None:
     """Let this process, and the servers it starts, open as many files as it takes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _IDLE + _SPARE
+    wanted = connections + _SPARE
     if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise ServerError(f"connections needs {wanted:,} open files, this system allows {hard:,}: raise `ulimit -Hn`")
+        raise ServerError(f"{wanted:,} open files are needed, this system allows {hard:,}: raise `ulimit -Hn`")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
