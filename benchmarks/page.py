@@ -1,13 +1,13 @@
 """The page that the figures are published on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
 
 from benchmarks.marks import cells, rows
 from benchmarks.plots import draw
-from benchmarks.report import Report, number
+from benchmarks.report import Figure, Report, number
 
 _SETTINGS = """\
 | server | settings | what an answer survives |
@@ -33,6 +33,7 @@ def write(report: Report, path: Path) -> None:
         "## Settings\n\n" + _SETTINGS,
         _GENERATOR,
         _limits(report),
+        _shares(report),
     ]
     parts.append("## How cost grows\n")
     for plot, file in plots:
@@ -72,9 +73,9 @@ _GENERATOR = """\
 ## The load generator
 
 It writes slices of a prepared buffer to a raw socket and counts the answers by searches that run in C; no client
-library is involved. Every answer is checked to be a success, and their order too. *Load generator* is the share of a
-processor that it had while it measured: below 100 % it was waiting for the server, and what it does against the echo
-server is the most that it could have measured.
+library is involved. Every answer is checked to be a success, and their order too. What it does against the echo server
+is the most that it could have measured, and below 100 % of a processor it was waiting for the server. With one request
+at a time the two take turns: its share is part of the time then, for every server alike.
 """
 
 _EVERY = """\
@@ -101,21 +102,26 @@ def _machine(report: Report) -> str:
 
 
 def _limits(report: Report) -> str:
-    """The rates of the sends beside the limit lines, with the share of the load generator."""
-    figures = [figure for figure in report.workload("sends") if figure.unit == "msg/s"]
+    """The rates of the sends beside the limit lines."""
+    return _beside([figure for figure in report.workload("sends") if figure.unit == "msg/s"], "stored sends per second")
+
+
+def _shares(report: Report) -> str:
+    """How busy the load generator was with every single piece of work."""
+    busy = [figure for name in report.workloads() for figure in report.workload(name) if figure.unit == "client busy %"]
+    return _beside([figure for figure in busy if figure.x is None], "load generator, % of a processor", named=True)
+
+
+def _beside(figures: Sequence[Figure], title: str, *, named: bool = False) -> str:
+    """The medians of some figures, a column for each server; with the workload's name before the case if `named`."""
+    if not figures:
+        return ""
     servers = list(dict.fromkeys(server for figure in figures for server in figure.samples))
-    lines = [
-        "| stored sends, messages per second | " + " | ".join(servers) + " |",
-        "| --- |" + " --- |" * len(servers),
-    ]
+    lines = [f"| {title} | " + " | ".join(servers) + " |", "| --- |" + " --- |" * len(servers)]
     for figure in figures:
-        lines.append(f"| {figure.case} | " + " | ".join(number(figure.median(server)) for server in servers) + " |")
-        for name, unit in (("load generator", "client busy %"), ("server, all threads", "server busy %")):
-            busy = report.figure("sends", figure.case, unit)
-            if busy is not None:
-                shares = [f"{number(value)} %" if (value := busy.median(server)) else "" for server in servers]
-                lines.append(f"| {name} | " + " | ".join(shares) + " |")
-    return "\n".join(lines) + "\n" if figures else ""
+        case = f"{figure.workload}: {figure.case}" if named else figure.case
+        lines.append(f"| {case} | " + " | ".join(number(figure.median(server)) for server in servers) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _tables(report: Report) -> Iterator[str]:
