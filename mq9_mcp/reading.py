@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 
 from mq9_mcp.envelope import FIELD_LIMIT, Letter, unseal
 from mq9_mcp.errors import BrokerUnavailable, MailboxError, MailboxNotFound
@@ -216,7 +217,7 @@ class Reader:
         for message in messages:
             mails.append(self._mail(message))
             if len(message.payload) > LARGE:
-                await anyio.sleep(0)  # reading it took a while: others of this process have their turn
+                await anyio.lowlevel.checkpoint()  # reading it took a while: others of this process have their turn
         if not mails:
             return mails
         count, room = fitting([(_heading(mail) + len(name), cost(mail.letter.body)) for mail in mails])

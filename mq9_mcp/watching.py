@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
     from mq9_mcp.client import AsyncMailbox
+    from mq9_mcp.connection import Connection
 
 POLL = 60.0  # seconds the broker keeps one question whether there is something new
 REST = 0.1  # seconds between two changes of a mailbox: what comes meanwhile is one
@@ -33,7 +34,7 @@ async def mailbox_changes(client: Client, address: str) -> AsyncGenerator[None, 
     while True:
         try:
             mq9 = await client()
-            lost = _lost(mq9)
+            lost = _lost(await mq9._connected())
             question = asyncio.ensure_future(mq9.fetch(address, deliver="latest", limit=0, wait=POLL))
             try:
                 await asyncio.sleep(REST if changed else 0)
@@ -62,10 +63,10 @@ async def mailbox_changes(client: Client, address: str) -> AsyncGenerator[None, 
             await asyncio.sleep(LONG_REST)
 
 
-def _lost(mq9: AsyncMailbox) -> asyncio.Future[None]:
+def _lost(link: Connection) -> asyncio.Future[None]:
     """Done when the connection is lost: a question that is asked again then does not see what came in between."""
     lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    listeners = mq9._link.listeners
+    listeners = link.listeners
 
     def hear(error: Exception | None) -> None:
         if error is None and not lost.done():
