@@ -36,6 +36,8 @@ async def mailbox_changes(client: Client, address: str) -> AsyncGenerator[None, 
             mq9 = await client()
             lost = _lost(await mq9._connected())
             question = asyncio.ensure_future(mq9.fetch(address, deliver="latest", limit=0, wait=POLL))
+            # (however it ends, and whoever still waits for it then)
+            question.add_done_callback(lambda done: done.cancelled() or done.exception())
             try:
                 await asyncio.sleep(REST if changed else 0)
                 # The question is with the broker by now: what this does not see will be its answer.
@@ -49,8 +51,6 @@ async def mailbox_changes(client: Client, address: str) -> AsyncGenerator[None, 
                 question.cancel()
                 lost.cancel()
                 await asyncio.wait((question,))
-                if not question.cancelled():
-                    question.exception()
         except MailboxNotFound:
             if not begun:
                 raise
