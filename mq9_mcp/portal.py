@@ -135,8 +135,10 @@ class Caller:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(function())
-                except BaseException as error:
+                except Exception as error:
                     future.set_exception(error)
+                except BaseException as error:  # it would end the loop that awaits it
+                    future.set_exception(RuntimeError(f"{type(error).__name__} in a callback"))
 
         self._todo.put(work)
         return await asyncio.wrap_future(future)

@@ -130,7 +130,9 @@ class Receiver:
             result = self._callback(message)
             if inspect.isawaitable(result):
                 await result
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and self._task.cancelling():
+                raise  # and not something that the callback awaited
             if self._work is None:
                 follows = "nothing was consumed, so every reader still finds it"
             else:

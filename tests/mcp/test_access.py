@@ -23,6 +23,7 @@ from e2e.harness import Broker, eventually
 from mq9_mcp import autostart
 from mq9_mcp.client import AsyncMailbox
 from mq9_mcp.errors import BrokerUnavailable
+from mq9_mcp.sync import Mailbox
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +83,9 @@ async def works() -> str:
     async with await AsyncMailbox.connect(autostart=False) as client:
         made = await client.create()
         await client.send(made.send_only, "hello")
-        assert [message.text for message in (await client.fetch(made.mail_id)).messages] == ["hello"]
+        with Mailbox(autostart=False) as same:  # another kind of event loop
+            assert [message.text for message in same.fetch(made.mail_id)] == ["hello"]
+            assert same.url == client.url
         return client.url
 
 

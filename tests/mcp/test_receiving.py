@@ -115,6 +115,25 @@ async def test_a_failure_is_logged_and_the_message_comes_again(
     assert made.mail_id not in caplog.text
 
 
+async def test_a_callback_that_waits_for_what_was_cancelled_has_failed(
+    mq9: AsyncMailbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = await mq9.create()
+    await mq9.send(made.send_only, "x")
+
+    async def work(_: Message) -> None:
+        other = asyncio.create_task(asyncio.sleep(60))
+        other.cancel()
+        await other
+
+    async with mq9.receive(made.mail_id, work) as receiver:
+        async with asyncio.timeout(10):
+            while not caplog.text:
+                await asyncio.sleep(0.01)
+        assert receiver.running
+    assert "CancelledError" in caplog.text
+
+
 async def test_a_failure_without_a_group_loses_nothing(mq9: AsyncMailbox, caplog: pytest.LogCaptureFixture) -> None:
     made = await mq9.create()
     for body in ("1", "2"):

@@ -115,6 +115,15 @@ def test_a_callback_may_stop_its_receiver(mq9_mailbox: Mailbox) -> None:
     assert len(mq9_mailbox.fetch(mine.mail_id, group="g")) == 0
 
 
+def test_a_callback_that_wants_to_leave_has_failed(mq9_mailbox: Mailbox, caplog: pytest.LogCaptureFixture) -> None:
+    mine = mq9_mailbox.create()
+    mq9_mailbox.send(mine.send_only, "x")
+    with mq9_mailbox.receive(mine.mail_id, lambda _: sys.exit("enough")) as receiver:
+        assert eventually(lambda: "SystemExit in a callback" in caplog.text, within=10)
+        assert receiver.running
+    assert mq9_mailbox.query(mine.mail_id).unread == 1
+
+
 def test_a_coroutine_function_runs_on_its_own_loop(mq9_mailbox: Mailbox) -> None:
     mine = mq9_mailbox.create()
     mq9_mailbox.send(mine.send_only, "x")
