@@ -58,8 +58,9 @@ def test_what_finds_its_broker(mq9_environment, mq9_broker):
 def run(folder: Path, *options: str, tests: str = TESTS) -> subprocess.CompletedProcess[str]:
     (folder / "test_theirs.py").write_text(tests)
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("MQ9_", "PYTEST_"))}
+    without = ["-p", "no:cacheprovider", "-p", "no:asyncio"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *options, "test_theirs.py"],
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", *without, *options, "test_theirs.py"],
         cwd=folder,
         env=environ,
         capture_output=True,
