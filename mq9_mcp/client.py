@@ -398,10 +398,12 @@ class AsyncMailbox(Requests):
     def watch(self) -> Stream[Change]:
         """The directory as it changes, for `async for`: `created` for each public mailbox there is, then what happens.
 
-        A worker that keeps its mailbox alive and dies is seen to be `expired`. While no broker could be reached,
-        changes may have been missed: what was created is told afterwards, what expired meanwhile is not.
+        A worker that keeps its mailbox alive and dies is seen to be `expired`. What happened while no broker could be
+        reached is told afterwards; what was dropped meanwhile is `expired`, too.
         """
-        return Stream(live.hear(self._connected, f"{PREFIX}PUBLIC.LIST", live.Known().news))
+        following = live.Following(lambda after: self.list(limit=1000, after=after))
+        subject = f"{PREFIX}PUBLIC.LIST"
+        return Stream(live.hear(self._connected, subject, following.news, catch_up=following.missed))
 
     async def broadcast(self, domain_event: str, payload: Payload, *, headers: Mapping[str, str] | None = None) -> None:
         """Sends to everyone who listens to `domain.event` at this moment, and to the mailboxes that were created with

@@ -20,7 +20,7 @@ from nats.aio.subscription import Subscription
 
 from mq9_mcp.connection import Connection
 from mq9_mcp.errors import BrokerUnavailable, LeaseLost, MailboxError, MailboxNotFound
-from mq9_mcp.mail import PREFIX, TIERS, Change, Fetched, Listed, Message, change_of, pushed
+from mq9_mcp.mail import PREFIX, TIERS, Change, Directory, Fetched, Listed, Message, change_of, pushed
 
 if TYPE_CHECKING:
     from mq9_mcp.client import AsyncMailbox
@@ -81,24 +81,34 @@ async def follow(connected: Open, address: str, check: Callable[[], Awaitable[An
             yield batch
 
 
-async def hear(connected: Open, subject: str, read: Callable[[Msg], T | None], queue: str = "") -> Batches[T]:
-    """What is pushed to a subscription, until the broker ends it. What `read` gives None for is passed over."""
+async def hear(
+    connected: Open,
+    subject: str,
+    read: Callable[[Msg], T | None],
+    queue: str = "",
+    catch_up: Callable[[], Awaitable[list[T]]] | None = None,
+) -> Batches[T]:
+    """What is pushed to a subscription, until the broker ends it. What `read` gives None for is passed over. `catch_up`
+    gives what was missed while there was no connection."""
     link = await connected()
     feed = _Feed(link, subject, queue, read)
-    begun = False
+    number = 0  # of the connection on which it was begun, or caught up
     try:
         while True:
             await link.ready(patient=True)
             if not feed.subscribed:
                 await feed.subscribe()
-            if not begun:
+            if number != link.made:
+                current = link.made
                 try:
                     await link.flush()
+                    missed = await catch_up() if number and catch_up else []
                 except BrokerUnavailable:
                     continue
-                begun = True
-                yield []
-            while (batch := await feed.take()) is not None:
+                if missed or not number:
+                    yield missed
+                number = current
+            while number == link.made and (batch := await feed.take()) is not None:
                 yield batch
             if feed.ended:
                 return
@@ -240,10 +250,11 @@ class _Seen:
         return message
 
 
-class Known:
-    """The directory as it was told so far, so that a snapshot told again says only what is new."""
+class Following:
+    """The directory as it was told so far, so that one told again says only what is new. `listed` asks for a page."""
 
-    def __init__(self) -> None:
+    def __init__(self, listed: Callable[[str | None], Awaitable[Directory]]) -> None:
+        self._listed = listed
         self._lines: dict[str, Listed] = {}
 
     def news(self, received: Msg) -> Change | None:
@@ -256,6 +267,16 @@ class Known:
         else:
             self._lines[name] = change.mailbox
         return change
+
+    async def missed(self) -> list[Change]:
+        """What is not there any more."""
+        gone = set(self._lines)
+        page = await self._listed(None)
+        gone.difference_update(line.mail_id for line in page)
+        while page.next:
+            page = await self._listed(page.next)
+            gone.difference_update(line.mail_id for line in page)
+        return [Change("expired", self._lines.pop(name)) for name in sorted(gone) if name in self._lines]
 
 
 class _Feed(Generic[T]):

@@ -277,16 +277,21 @@ print(mq9.fetch(mine.mail_id).messages[0].text)
 def test_an_interrupt_ends_the_wait_alone(server: Broker) -> None:
     code = """
 import os, signal, threading
+from mq9_mcp import MailboxNotFound
 mq9 = Mailbox()
 mine = mq9.create()
-threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
-    mq9.fetch(mine.mail_id, wait=60)
+    mq9.ask(mine.send_only, "anybody?")
 except KeyboardInterrupt:
-    print(mq9.send(mine.send_only, "x").msg_id)
+    (question,) = mq9.fetch(mine.mail_id)
+    try:
+        mq9.answer(question, "too late")
+    except MailboxNotFound:
+        print("nobody waits for the answer")
 """
     done = script(code, server)
-    assert (done.stdout, done.stderr, done.returncode) == ("1\n", "", 0)
+    assert (done.stdout, done.stderr, done.returncode) == ("nobody waits for the answer\n", "", 0)
 
 
 def test_it_finds_or_starts_a_broker(tmp_path: Path) -> None:
