@@ -59,11 +59,13 @@ def _carry_out(verb: str, agent: Agent, plan: Plan, screen: Screen, *, yes: bool
     """Shows the plan, asks, and does it. Raises Refused. The exit code so far."""
     for words in plan.kept:
         screen.line((f"{agent.title}: ", "bold"), one_line(words))
-    if plan.kept:
+    if plan.kept and verb == INSTALL:
         return 1
     for words in plan.notes:
         screen.line((f"{agent.title}: ", "bold"), one_line(words))
     if not plan.edits:
+        if plan.kept:
+            return 1
         there = "mq9 is installed already" if verb == INSTALL else "mq9 is not installed"
         screen.line((f"{agent.title}: ", "bold"), f"{there}; nothing to change.")
         return 0
@@ -86,7 +88,7 @@ def _carry_out(verb: str, agent: Agent, plan: Plan, screen: Screen, *, yes: bool
     for edit in plan.edits:
         edit.do()
     screen.line((f"{agent.title}: ", "bold"), "done. ", _after(verb, agent))
-    return 0
+    return 1 if plan.kept else 0
 
 
 def _agreed() -> bool:

@@ -85,11 +85,13 @@ def entry(agent: Agent, wish: Wish) -> dict[str, Any]:
 
 
 def covers(there: Any, wanted: Any) -> bool:
-    """Whether an entry says `wanted`, whatever it says beside it."""
-    if not isinstance(wanted, dict):
+    """Whether an entry says `wanted`, whatever it says beside it. A program may be named in another way."""
+    if not isinstance(there, dict) or not isinstance(wanted, dict):
         return False
-    return isinstance(there, dict) and all(
-        there.get(name, [] if name == "args" else None) == wanted[name] for name in wanted
+    said = {"args": [], **there}
+    return all(
+        said.get(name) == value or (name == "command" and program.same(said.get(name), value))
+        for name, value in wanted.items()
     )
 
 

@@ -22,7 +22,7 @@ def command(name: str, *, desktop: bool) -> str:
     """
     own = Path(sysconfig.get_path("scripts")) / f"{name}{'.exe' if sys.platform == 'win32' else ''}"
     found = shutil.which(name, path=_lasting_path())
-    if found and _same(Path(found), own):
+    if found and same(found, str(own)):
         return os.path.abspath(found) if desktop else name
     if not own.exists():
         raise Refused(
@@ -43,8 +43,7 @@ def _lasting_path() -> str:
     return os.pathsep.join(one for one in folders if one and not (Path(one).parent / "pyvenv.cfg").exists())
 
 
-def _same(found: Path, own: Path) -> bool:
-    try:
-        return found.resolve() == own.resolve()
-    except (OSError, RuntimeError):
-        return False
+def same(one: object, other: str) -> bool:
+    """Whether two command words start the same program, as this process would find it."""
+    paths = [shutil.which(word) if isinstance(word, str) else None for word in (one, other)]
+    return None not in paths and os.path.realpath(paths[0] or "") == os.path.realpath(paths[1] or "")

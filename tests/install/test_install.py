@@ -294,6 +294,19 @@ def test_the_same_entry_by_hand_counts_as_installed(home: Path) -> None:
     assert path.exists()
 
 
+def test_the_same_program_under_another_name_counts_as_installed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(OWN.parent))
+    text = '[mcp_servers.mq9]\ncommand = "mq9-mcp"\n'  # as `codex mcp add mq9 -- mq9-mcp` writes it
+    path = a_user_with(FILES["codex"], text)
+    assert run("install", "codex", "--yes").code == 0
+    assert path.read_text() == text
+    assert (home / ".codex/hooks.json").exists()
+    done = run("uninstall", "codex", "--yes")
+    assert (done.code, "was not written from here: `mq9-mcp`. --force removes it" in done.out) == (1, True)
+    assert path.read_text() == text
+    assert not (home / ".codex/hooks.json").exists()  # which was
+
+
 def test_a_plugin_file_that_was_changed_stays(home: Path) -> None:
     run("install", "claude-code", "--yes")
     hooks = home / ".claude/skills/mq9/hooks/hooks.json"
