@@ -33,6 +33,8 @@ def main(verb: str, argv: Sequence[str]) -> int:
             f"{sys.prefix} is gone when its cache is emptied, and agents need a program that stays: "
             f"`uv tool install mq9-mcp` or `pipx install mq9-mcp`, then this again",
         )
+    if getattr(options, "wake", False) and "codex" not in options.agents:
+        return _cannot(verb, "--wake is for Codex: the plugin wakes Claude Code, and other agents cannot be woken")
     screen = Screen(as_json=False)
     left = 0
     for name in options.agents:
@@ -45,6 +47,7 @@ def main(verb: str, argv: Sequence[str]) -> int:
             Path(options.project or ".").absolute(),
             getattr(options, "url", None),
             getattr(options, "hooks", True),
+            getattr(options, "wake", False) and name == "codex",
             options.force,
         )
         try:
@@ -161,6 +164,9 @@ def _parser(verb: str, known: Mapping[str, Agent]) -> argparse.ArgumentParser:
     if adds:
         parser.add_argument(
             "--url", type=public_url, metavar="URL", help="the broker that agents are to use (default: this machine's)"
+        )
+        parser.add_argument(
+            "--wake", action="store_true", help="Codex: wake idle sessions, too; they get a line as if you had typed it"
         )
         parser.add_argument("--no-hooks", dest="hooks", action="store_false", help="only the tools, no hooks")
     parser.add_argument("--yes", action="store_true", help="do it without asking")

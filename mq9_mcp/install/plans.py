@@ -18,12 +18,14 @@ NAME = "mq9"  # of the server, in every agent
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the user asked for. `url` is the broker's, None for this machine's; `force` is for what others wrote."""
+    """What the user asked for. `url` is the broker's, None for this machine's; `wake` is for idle sessions of Codex,
+    `force` for what others wrote."""
 
     scope: str = USER
     project: Path = Path()
     url: str | None = None
     hooks: bool = True
+    wake: bool = False
     force: bool = False
 
 
@@ -81,7 +83,8 @@ def uninstall(agent: Agent, wish: Wish) -> Plan:
 def entry(agent: Agent, wish: Wish) -> dict[str, Any]:
     """The server as the agent's settings have it."""
     command = program.command(program.SERVER, desktop=agent.desktop)
-    return {**agent.extra, "command": command, "args": ["--url", wish.url] if wish.url else []}
+    env = {"env": {"MQ9_WAKE_CODEX": "1"}} if wish.wake else {}
+    return {**agent.extra, "command": command, "args": ["--url", wish.url] if wish.url else [], **env}
 
 
 def covers(there: Any, wanted: Any) -> bool:

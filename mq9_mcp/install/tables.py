@@ -30,7 +30,8 @@ class Tables:
         return value
 
     def put(self, path: tuple[str, ...], table: dict[str, Any]) -> None:
-        """Puts a table of strings and lists of strings behind the end, or its values into the table that is there."""
+        """Puts a table of strings, and lists and tables of them, behind the end, or its values into the table that is
+        there."""
         text = self.document.text
         there = self.get(path)
         if there is not None:
@@ -115,7 +116,9 @@ def _changed(text: str, path: tuple[str, ...], name: str, value: str) -> str:
     return text[:start] + block + text[end:]
 
 
-def _quoted(value: str | list[str]) -> str:
+def _quoted(value: str | list[str] | dict[str, str]) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{name} = {_quoted(text)}' for name, text in value.items())} }}"
     # JSON's strings are TOML's; only DEL has to be escaped, and lone surrogates are in neither
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

@@ -99,6 +99,16 @@ def test_the_server_is_in_the_agents_settings(agent: str, home: Path) -> None:
     assert server(home / FILES[agent], servers)["args"] == []
 
 
+def test_codex_is_woken_when_its_user_wants_it(home: Path) -> None:
+    assert run("install", "cursor", "--wake", "--yes").code == 2
+    assert run("install", "codex", "--wake", "--yes").code == 0
+    assert server(home / FILES["codex"], "mcp_servers")["env"] == {"MQ9_WAKE_CODEX": "1"}
+    assert run("install", "codex", "--yes").code == 0
+    assert "env" not in server(home / FILES["codex"], "mcp_servers")
+    assert run("uninstall", "codex", "--yes").code == 0
+    assert snapshot(home) == {}
+
+
 @pytest.mark.parametrize("agent", IN_PROJECTS)
 def test_a_project_has_settings_of_its_own(agent: str, home: Path) -> None:
     file, servers = IN_PROJECTS[agent]
