@@ -15,7 +15,7 @@ from mq9_mcp.install import agents, plans, program
 from mq9_mcp.install.agents import PROJECT, USER, Agent
 from mq9_mcp.install.files import Refused
 from mq9_mcp.install.plans import Plan, Wish
-from mq9_mcp.screen import Screen, one_line
+from mq9_mcp.screen import Screen, one_line, visible
 
 INSTALL, UNINSTALL = "install", "uninstall"
 _DONE = {
@@ -77,7 +77,7 @@ def _carry_out(verb: str, agent: Agent, plan: Plan, screen: Screen, *, yes: bool
     screen.line((f"{agent.title}: ", "bold"), "this would change" if print_only else "this will change", ":")
     for edit in plan.edits:
         for line in edit.show().splitlines():
-            screen.line((one_line(line), _COLOURS.get(line[:1], "")))
+            screen.line((visible(line), _COLOURS.get(line[:1], "")))
     screen.flush()
     if print_only:
         return 0

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
 
-LARGEST = 16 << 20  # bytes: no settings file is larger
+LARGEST = 64 << 20  # bytes: no settings file is larger
+
+# `"API_TOKEN": "…"` in JSON and `API_TOKEN = "…"` in TOML: variables of the environment, and what is called a secret
+_SECRET = re.compile(
+    r"""("[A-Z0-9_]{3,}"|\b[A-Z0-9_]{3,}|(?i:"[^"]*(?:token|secret|password|authorization|key)[^"]*"|"""
+    r"""\w*(?:token|secret|password|authorization|key)\w*))(\s*[:=]\s*)"(?:[^"\\]|\\.)+\""""
+)
 
 
 class Refused(Exception):
@@ -41,7 +48,7 @@ def write(path: Path, before: str | None, after: str) -> None:
         raise Refused(f"{path} was changed by another program at this moment: do it again")
     try:
         target = path.resolve()
-        mode = _mode(target)
+        info = _replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
@@ -49,8 +56,10 @@ def write(path: Path, before: str | None, after: str) -> None:
                 file.write(after.encode())
                 file.flush()
                 os.fsync(descriptor)
-                if mode is not None:
-                    os.chmod(draft, mode)
+                if info is not None:
+                    os.chmod(draft, stat.S_IMODE(info.st_mode))
+                    if info.st_uid != os.stat(draft).st_uid:
+                        os.chown(draft, info.st_uid, info.st_gid)
             os.replace(draft, target)
         except BaseException:
             os.unlink(draft)
@@ -76,7 +85,8 @@ def delete(path: Path, before: str, folders: tuple[str, ...] = ()) -> None:
 
 
 def diff(path: Path, before: str | None, after: str | None) -> str:
-    """What a change does to a file, as `diff -u` shows it; None for a file that is not there."""
+    """What a change does to a file, as `diff -u` shows it, without what may be secrets of others in the lines around;
+    None for a file that is not there."""
     lines = difflib.unified_diff(
         (before or "").splitlines(),
         (after or "").splitlines(),
@@ -84,15 +94,15 @@ def diff(path: Path, before: str | None, after: str | None) -> str:
         "/dev/null" if after is None else str(path),
         lineterm="",
     )
-    return "\n".join(lines)
+    return "\n".join(_SECRET.sub(r'\1\2"…"', line) for line in lines)
 
 
-def _mode(target: Path) -> int | None:
-    """The mode of the file that is about to be replaced. Raises Refused when its owner does not want it to be."""
+def _replaceable(target: Path) -> os.stat_result | None:
+    """The file that is about to be replaced, if there is one. Raises Refused when its owner does not want it to be."""
     try:
-        mode = stat.S_IMODE(target.stat().st_mode)
+        info = target.stat()
     except FileNotFoundError:
         return None
-    if not mode & stat.S_IWUSR or not os.access(target, os.W_OK):
+    if not info.st_mode & stat.S_IWUSR or not os.access(target, os.W_OK):
         raise Refused(f"{target} is read-only: make it writable, or do it by hand (--print shows what to write)")
-    return mode
+    return info

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mq9_mcp.install import hooks, plugin, program, record
+from mq9_mcp.install import files, hooks, plugin, program, record
 from mq9_mcp.install.agents import USER, Agent
 from mq9_mcp.install.document import Document, Edit
+from mq9_mcp.install.files import Refused
 from mq9_mcp.install.settings import Settings
 from mq9_mcp.install.tables import Tables
 
@@ -54,6 +57,8 @@ def install(agent: Agent, wish: Wish) -> Plan:
     wanted = entry(agent, wish)
     if _put_entry(plan, settings, path, wanted, wish.force):
         plan.add(settings.installed(wanted))
+    if wish.scope != USER and os.path.isabs(wanted["command"]):
+        plan.notes.append(f"{wanted['command']} is a path of this machine: others who share the project have another")
     if agent.hooks and wish.scope == USER and wish.hooks and not plan.kept:
         there = Settings(agent.hooks)
         hooks.put(there, plugin.codex(program.command(program.COMMAND, desktop=agent.desktop)))
@@ -82,7 +87,7 @@ def uninstall(agent: Agent, wish: Wish) -> Plan:
 
 def entry(agent: Agent, wish: Wish) -> dict[str, Any]:
     """The server as the agent's settings have it."""
-    command = program.command(program.SERVER, desktop=agent.desktop)
+    command = program.command(program.SERVER, desktop=agent.desktop and wish.scope == USER)
     env = {"env": {"MQ9_WAKE_CODEX": "1"}} if wish.wake else {}
     return {**agent.extra, "command": command, "args": ["--url", wish.url] if wish.url else [], **env}
 
@@ -102,15 +107,31 @@ def entries(agent: Agent, project: Path) -> Iterator[tuple[Path, Any]]:
     """The entries mq9 in the agent's settings, those of its user and of `project`, and the file of each. Raises
     Refused."""
     for scope in agent.files:
+        if agent.plugin and scope == USER:
+            yield from _of_plugin(agent, agent.plugin, project)
+            continue
         settings, path = _settings(agent, Wish(scope, project), rewind=False)
-        for holder in ((), ("projects", str(project))):  # Claude Code keeps those of a project's user in one file, too
-            there = settings.get((*holder, *path))
-            if there is not None:
-                yield settings.document.path, there
-    if agent.plugin:
-        there = Settings(agent.plugin / plugin.MANIFEST, rewind=False).get(("mcpServers", NAME))
+        there = settings.get(path)
         if there is not None:
-            yield agent.plugin / plugin.MANIFEST, there
+            yield settings.document.path, there
+
+
+def _of_plugin(agent: Agent, folder: Path, project: Path) -> Iterator[tuple[Path, Any]]:
+    """The plugin's entry, and those that the agent's own command wrote, of which it keeps all in one large file."""
+    file = agent.file(USER, project)
+    try:
+        state = json.loads(files.read(file) or "{}")
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{file} cannot be understood: {error}. Correct it, or move it away") from None
+    for place in ((agent.servers, NAME), ("projects", str(project), agent.servers, NAME)):
+        there = state
+        for name in place:
+            there = there.get(name) if isinstance(there, dict) else None
+        if there is not None:
+            yield file, there
+    there = Settings(folder / plugin.MANIFEST, rewind=False).get((agent.servers, NAME))
+    if there is not None:
+        yield folder / plugin.MANIFEST, there
 
 
 def beside(agent: Agent, project: Path) -> Iterator[str]:
