@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mq9_mcp import autostart
 from mq9_mcp.endpoint import Endpoint, shown
 from mq9_mcp.errors import BrokerUnavailable
-from mq9_mcp.screen import Screen, expiry
+from mq9_mcp.screen import Screen, expiry, one_line
 
 if TYPE_CHECKING:
     from mq9_mcp.client import AsyncMailbox
@@ -210,7 +210,11 @@ async def status(options: argparse.Namespace, screen: Screen) -> int:
         fields = {"url": url and shown(url), "version": version, "reachable": not problem}
         screen.record({**fields, "data_dir": str(directory), "problem": problem or None})
     else:
-        state = (problem, "yellow") if problem else (f"{shown(url or '')}  mq9 {version}", "green")
+        state = (
+            (one_line(problem), "yellow")
+            if problem
+            else (f"{shown(url or '')}  mq9 {one_line(version or '')}", "green")
+        )
         screen.line("broker    ", state)
         screen.line(f"data      {directory}" + ("  (not of this broker: it was named by its URL)" if named else ""))
     return 1 if problem else 0

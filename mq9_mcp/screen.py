@@ -45,9 +45,10 @@ class Screen:
         self._write(_UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1] if found[0] > "\x7f" else "\\u007f", text))
 
     def line(self, *parts: Part) -> None:
-        """One line for people. The parts are made of text that is safe already."""
+        """One line for people, whoever wrote its parts. What must stay on its line is passed through `one_line`."""
+        texts = [visible(part if isinstance(part, str) else part[0]) for part in parts]
         if not self.styled:
-            self._write("".join(part if isinstance(part, str) else part[0] for part in parts))
+            self._write("".join(texts))
             return
         if self._console is None:
             from rich.console import Console
@@ -55,7 +56,8 @@ class Screen:
             self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         from rich.text import Text
 
-        self._console.print(Text.assemble(*parts))
+        styles = ["" if isinstance(part, str) else part[1] for part in parts]
+        self._console.print(Text.assemble(*zip(texts, styles, strict=True)))
 
     def flush(self) -> None:
         sys.stdout.flush()

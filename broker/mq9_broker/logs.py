@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 
 from mq9_broker.addresses import without_secrets
+
+_UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 class LogLine(logging.Formatter):
@@ -20,7 +23,16 @@ class LogLine(logging.Formatter):
         message = without_secrets(message)
         stamp = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
         where = record.name.removeprefix("mq9_broker.")
-        return f"time={stamp} level={record.levelname.lower()} at={where} msg={json.dumps(message, ensure_ascii=False)}"
+        quoted = _UNPRINTABLE.sub(_escaped, json.dumps(message, ensure_ascii=False))
+        return f"time={stamp} level={record.levelname.lower()} at={where} msg={quoted}"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """A character that acts on a terminal or hides there, as JSON spells it. (Its text may be a client's.)"""
+    character = found[0]
+    if character.isprintable():
+        return character
+    return json.dumps(character)[1:-1] if character > "\x7f" else f"\\u{ord(character):04x}"
 
 
 def set_up_logging(level: str) -> None:
