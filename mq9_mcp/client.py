@@ -43,8 +43,11 @@ from mq9_mcp.mail import (
     checked,
     event_of,
     heard,
+    ids_of,
+    list_of,
     listed_of,
     message_of,
+    owner_of,
     pattern_of,
     priority_of,
     public_form,
@@ -78,9 +81,10 @@ class AsyncMailbox(Requests):
     the connection, which is made by `async with` or by the first call. When the broker restarts, a request waits for it
     up to ten seconds; one that was found or started through the data directory is found or started again.
 
-    Addresses are a `mail_id` or owner address (secrets), a `send_only` address (to send), or a public name. Every
-    method raises MailboxError or one of its kinds, among them BrokerUnavailable, InvalidRequest for arguments that
-    cannot be sent, and MailboxNotFound where an address is taken.
+    Addresses are a `mail_id` or owner address (secrets), a `send_only` address (to send), or a public name; or what
+    `create` gave, of which each method takes the address that it needs. A message is named by itself or its msg_id.
+    Every method raises MailboxError or one of its kinds, among them BrokerUnavailable, InvalidRequest for arguments
+    that cannot be sent, and MailboxNotFound where an address is taken.
     """
 
     async def create(
@@ -97,7 +101,7 @@ class AsyncMailbox(Requests):
         ack: Literal["none", "explicit"] | None = None,
         ack_wait: int | None = None,
         max_deliver: int | None = None,
-        dead_letter: str | None = None,
+        dead_letter: str | Created | None = None,
         subscribe: Iterable[str] = (),
     ) -> Created:
         """Makes a mailbox: private without a `name`. A name that exists is joined and kept alive (`is_new` False).
@@ -127,7 +131,7 @@ class AsyncMailbox(Requests):
                 "ack_wait": ack_wait,
                 "max_deliver": max_deliver,
                 "dead_letter": None if dead_letter is None else public_form(dead_letter),
-                "subscribe": [*subscribe] or None,
+                "subscribe": list_of("subscribe", subscribe) or None,
             },
         )
         return Created(
@@ -142,12 +146,12 @@ class AsyncMailbox(Requests):
 
     async def send(
         self,
-        to: str,
+        to: str | Created,
         payload: Payload,
         *,
         priority: Priority | None = None,
-        reply_to: str | None = None,
-        sender: str | None = None,
+        reply_to: str | Created | None = None,
+        sender: str | Created | None = None,
         ttl: int | None = None,
         delay: int | None = None,
         key: str | None = None,
@@ -175,14 +179,14 @@ class AsyncMailbox(Requests):
         if reply_to is not None:
             sent[REPLY_TO] = f"{PREFIX}INBOX.{public_form(reply_to)}"
         if sender is not None:
-            sent["mq9-from"] = address_of(sender)
+            sent["mq9-from"] = owner_of(sender)
         for header, value in (
             ("mq9-priority", priority or priority_of(to)),
             ("mq9-ttl", ttl),
             ("mq9-delay", delay),
             ("mq9-key", key),
-            ("mq9-tags", ",".join(tags) or None),
-            ("mq9-receipt", ",".join(receipts) or None),
+            ("mq9-tags", ",".join(list_of("tags", tags)) or None),
+            ("mq9-receipt", ",".join(list_of("receipts", receipts)) or None),
             ("mq9-hops", hops),
             (CORRELATION_ID, correlation_id),
         ):
@@ -195,12 +199,12 @@ class AsyncMailbox(Requests):
 
     async def ask(
         self,
-        to: str,
+        to: str | Created,
         payload: Payload,
         *,
         timeout: float = 60.0,
         priority: Priority | None = None,
-        sender: str | None = None,
+        sender: str | Created | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Message:
         """Sends a question to the mailbox `to` and waits up to `timeout` seconds for the answer, however it comes: what
@@ -227,12 +231,18 @@ class AsyncMailbox(Requests):
             await self._give_up(mine.mail_id)
         if not got.messages:
             raise NoAnswer(
-                f"{to} did not answer within {timeout:g} s: see whether anybody reads it, or ask with a longer timeout"
+                f"{address_of(to)} did not answer within {timeout:g} s: see whether anybody reads it, or ask with a "
+                f"longer timeout"
             )
         return got.messages[0]
 
     async def answer(
-        self, message: Message, payload: Payload, *, priority: Priority | None = None, sender: str | None = None
+        self,
+        message: Message,
+        payload: Payload,
+        *,
+        priority: Priority | None = None,
+        sender: str | Created | None = None,
     ) -> Sent:
         """Answers `message`: sends to its `reply_to`, else to its `sender`, with its correlation_id and one hop more.
 
@@ -256,13 +266,13 @@ class AsyncMailbox(Requests):
 
     async def fetch(
         self,
-        mailbox: str,
+        mailbox: str | Created,
         *,
         group: str | None = None,
         member: str | None = None,
         deliver: Literal["earliest", "latest", "from_id"] | None = None,
         from_id: int | None = None,
-        ack: Iterable[int] = (),
+        ack: Iterable[int | Message] = (),
         limit: int = 100,
         wait: float = 0.0,
     ) -> Fetched:
@@ -284,7 +294,7 @@ class AsyncMailbox(Requests):
             "member": member,
             "deliver": "from_id" if deliver is None and from_id is not None else deliver,
             "from_id": from_id,
-            "ack": [*ack] or None,
+            "ack": ids_of(ack) or None,
         }
         attempts = ATTEMPTS
         while True:
@@ -306,15 +316,19 @@ class AsyncMailbox(Requests):
                 continue
             return Fetched([message_of(item) for item in reply["messages"]], reply["more"], reply.get("waiting"))
 
-    async def ack(self, mailbox: str, group: str, msg_ids: Iterable[int], *, member: str | None = None) -> None:
+    async def ack(
+        self, mailbox: str | Created, group: str, messages: Iterable[int | Message], *, member: str | None = None
+    ) -> None:
         """Acknowledges exactly these messages for the group: nobody in it gets them again.
 
         Raises LeaseLost when one of them is another reader's by now: nothing is acknowledged then.
         """
         address = address_of(mailbox)
-        await self._ask(f"MSG.ACK.{address}", {"group_name": group, "member": member, "msg_ids": [*msg_ids]}, address)
+        await self._ask(
+            f"MSG.ACK.{address}", {"group_name": group, "member": member, "msg_ids": ids_of(messages)}, address
+        )
 
-    def messages(self, mailbox: str, *, group: str | None = None) -> Stream[Message]:
+    def messages(self, mailbox: str | Created, *, group: str | None = None) -> Stream[Message]:
         """Live: everything waiting, most urgent first, then what arrives, for `async for`. Ends with the mailbox.
 
         Without a group everyone who listens gets every message, each once, and nothing is consumed. With a group each
@@ -323,7 +337,7 @@ class AsyncMailbox(Requests):
         """
         return Stream(self._batches(address_of(mailbox), group)[0])
 
-    def receive(self, mailbox: str, callback: Callback, *, resume: str | None = None) -> Receiver:
+    def receive(self, mailbox: str | Created, callback: Callback, *, resume: str | None = None) -> Receiver:
         """Calls `callback` with each message: everything waiting, most urgent first, then what arrives, one by one.
 
         `callback` is a coroutine function, or a function that does not block. It runs in the background from now on:
@@ -343,7 +357,7 @@ class AsyncMailbox(Requests):
 
     async def query(
         self,
-        mailbox: str,
+        mailbox: str | Created,
         *,
         after: str | None = None,
         limit: int = 100,
@@ -371,22 +385,22 @@ class AsyncMailbox(Requests):
         messages = [message_of(item) for item in reply["messages"]]
         return Page(messages, reply["unread"], reply.get("next"), reply.get("waiting"))
 
-    async def delete(self, mailbox: str, msg_id: int) -> None:
+    async def delete(self, mailbox: str | Created, msg_id: int) -> None:
         """Deletes one message. A public mailbox needs its owner address (NotAllowed). Raises MessageNotFound."""
-        address = address_of(mailbox)
+        address = owner_of(mailbox)
         await self._ask(f"MAILBOX.DELETE.{address}.{int(msg_id)}", {}, address, attempts=1)
 
-    async def renew(self, mailbox: str, ttl: int | None = None) -> int | None:
+    async def renew(self, mailbox: str | Created, ttl: int | None = None) -> int | None:
         """Moves the expiry to `ttl` seconds from now (0: none; without it: as long as it was created for), and gives it
         in unix seconds, None for never. A public mailbox needs its owner address (NotAllowed)."""
-        address = address_of(mailbox)
+        address = owner_of(mailbox)
         reply = await self._ask(f"MAILBOX.RENEW.{address}", {"ttl": ttl}, address)
         expires_at: int | None = reply.get("expires_at")
         return expires_at
 
-    async def drop(self, mailbox: str) -> None:
+    async def drop(self, mailbox: str | Created) -> None:
         """Destroys the mailbox and its messages now. A public mailbox needs its owner address (NotAllowed)."""
-        address = address_of(mailbox)
+        address = owner_of(mailbox)
         await self._ask(f"MAILBOX.DROP.{address}", {}, address, attempts=1)
 
     async def list(self, prefix: str = "", limit: int = 100, after: str | None = None) -> Directory:
@@ -421,13 +435,15 @@ class AsyncMailbox(Requests):
         """
         return Stream(live.hear(self._connected, f"{PREFIX}BROADCAST.{pattern_of(pattern)}", heard, group or ""))
 
-    async def declare(self, address: str, can: Iterable[str], *, details: Mapping[str, Any] | None = None) -> None:
+    async def declare(
+        self, address: str | Created, can: Iterable[str], *, details: Mapping[str, Any] | None = None
+    ) -> None:
         """Says on the capability board what whoever reads the mailbox `address` can do.
 
         `address` is a public name or send-only address. It is remembered as long as that mailbox lives, and replaces
         what was said of it before. `details` are further fields, as JSON.
         """
-        said = {**(details or {}), "from": public_form(address), "can": [*can]}
+        said = {**(details or {}), "from": public_form(address), "can": list_of("can", can)}
         await self.broadcast(BOARD, said)
 
     async def find(self, can: str | None = None) -> tuple[Capability, ...]:

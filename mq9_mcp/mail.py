@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -35,7 +35,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A mailbox, new or joined. `mail_id` reads it, `send_only` is what to hand out; a new public one has `owner`."""
+    """A mailbox, new or joined. `mail_id` reads it, `send_only` is what to hand out; a new public one has `owner`.
+
+    The client's methods take it as it is, in the place of any of these.
+    """
 
     mail_id: str = field(repr=False)
     send_only: str
@@ -247,8 +250,12 @@ class Capability:
     details: Mapping[str, Any]
 
 
-def address_of(text: str) -> str:
-    """The address in `text`: itself, or the one a sending subject names. Raises InvalidRequest for anything else."""
+def address_of(mailbox: str | Created) -> str:
+    """The address that reads `mailbox`: itself, or the one a sending subject names. Raises InvalidRequest for anything
+    else."""
+    text = mailbox.mail_id if isinstance(mailbox, Created) else mailbox
+    if not isinstance(text, str):
+        raise InvalidRequest(f"a mailbox is named by its address or by what create() gave: this is {kind_of(text)}")
     subject = _SENDING.fullmatch(text)
     address = subject["address"] if subject else text
     if not _ADDRESS.fullmatch(address) or ".." in address or address.rpartition(".")[2] in TIERS:
@@ -259,11 +266,19 @@ def address_of(text: str) -> str:
     return address
 
 
-def public_form(text: str) -> str:
-    """The address in `text` if others may see it. Raises InvalidRequest for a secret: it would open the mailbox to
+def owner_of(mailbox: str | Created) -> str:
+    """The address with which `mailbox` is changed and spoken for: the owner's, where it is known."""
+    return address_of((mailbox.owner or mailbox) if isinstance(mailbox, Created) else mailbox)
+
+
+def public_form(mailbox: str | Created) -> str:
+    """The address of `mailbox` that others may see. Raises InvalidRequest for a secret: it would open the mailbox to
     whoever reads it."""
-    address = address_of(text)
-    if address.startswith("m-") and len(address) == SECRET_LENGTH:
+    address = address_of(mailbox)
+    secret = address.startswith("m-") and len(address) == SECRET_LENGTH
+    if secret and isinstance(mailbox, Created):
+        return mailbox.send_only
+    if secret:
         raise InvalidRequest(
             "a mail_id opens its mailbox to everybody who reads it: give its send_only address (s-…), which creating "
             "it also gave"
@@ -287,9 +302,9 @@ def pattern_of(text: str) -> str:
     return text
 
 
-def priority_of(text: str) -> str | None:
+def priority_of(mailbox: str | Created) -> str | None:
     """The priority that a sending subject names, if it is one that does."""
-    subject = _SENDING.fullmatch(text)
+    subject = _SENDING.fullmatch(mailbox) if isinstance(mailbox, str) else None
     return subject["priority"] if subject else None
 
 
@@ -302,11 +317,33 @@ def as_bytes(payload: Payload) -> bytes:
             return payload.encode()
         if isinstance(payload, (Mapping, list)):
             return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+        if not hasattr(payload, "model_dump_json"):
+            raise TypeError(f"it is {kind_of(payload)}, and not bytes, text, a dict, a list or a pydantic model")
         return payload.model_dump_json().encode()
     except (TypeError, ValueError) as error:
         raise InvalidRequest(
             f"the payload cannot be written as UTF-8 text or JSON ({error}): convert it first"
         ) from None
+
+
+def ids_of(messages: Iterable[int | Message]) -> list[int]:
+    """The `msg_id` of each. Raises InvalidRequest for what has none."""
+    found = [item.msg_id if isinstance(item, Message) else item for item in list_of("messages", messages)]
+    if wrong := [item for item in found if not isinstance(item, int)]:
+        raise InvalidRequest(f"a message is named by itself or by its msg_id: this is {kind_of(wrong[0])}")
+    return found
+
+
+def list_of(name: str, values: Iterable[T]) -> list[T]:
+    """`values` as a list. Raises InvalidRequest for one value alone: a text would be taken for its letters."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InvalidRequest(f"{name} is {kind_of(values)}: give a list, even of one")
+    return [*values]
+
+
+def kind_of(value: object) -> str:
+    """The type of `value` in words that name no value."""
+    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 def checked(headers: Mapping[str, str]) -> Mapping[str, str]:

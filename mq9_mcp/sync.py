@@ -22,7 +22,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 from mq9_mcp.client import AsyncMailbox
 from mq9_mcp.errors import BrokerUnavailable
 from mq9_mcp.live import Stream
-from mq9_mcp.mail import Message
+from mq9_mcp.mail import Created, Message
 from mq9_mcp.portal import Caller, Portal
 from mq9_mcp.receiving import Callback, Receiver
 
@@ -92,7 +92,7 @@ class Mailbox:
         """Where the broker was last reached, without credentials; "" before the first use, when no URL was given."""
         return self._client.url
 
-    def receive(self, mailbox: str, callback: Callback, *, resume: str | None = None) -> BlockingReceiver:
+    def receive(self, mailbox: str | Created, callback: Callback, *, resume: str | None = None) -> BlockingReceiver:
         """Calls `callback` with each message: everything waiting, most urgent first, then what arrives, one by one.
 
         `callback` is a function, called in a thread of this receiver's own, so that it may block and use this Mailbox;
@@ -163,7 +163,7 @@ class BlockingReceiver:
     block.
     """
 
-    def __init__(self, mailbox: Mailbox, address: str, callback: Callback, resume: str | None) -> None:
+    def __init__(self, mailbox: Mailbox, address: str | Created, callback: Callback, resume: str | None) -> None:
         self._mailbox = mailbox  # as long as this runs
         self._portal = mailbox._portal
         self._callback = callback
@@ -199,7 +199,7 @@ class BlockingReceiver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._portal.call(self._receiver.__aexit__(kind, error, tb))
 
-    async def _begin(self, address: str, resume: str | None) -> None:
+    async def _begin(self, address: str | Created, resume: str | None) -> None:
         self._receiver = self._mailbox._client.receive(address, self._handle, resume=resume)
         self._receiver.on_end(self._end)
         await self._receiver.begun()

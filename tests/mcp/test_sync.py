@@ -42,7 +42,7 @@ def test_both_have_the_same_methods_with_the_same_words() -> None:
 
 def test_help_shows_what_a_user_needs() -> None:
     said = " ".join(pydoc.plain(pydoc.render_doc(Mailbox)).replace("|", " ").split())
-    assert re.search(r"send\( ?self, to: 'str', payload: 'Payload', \*, priority: 'Priority None' = None", said)
+    assert re.search(r"send\( ?self, to: 'str Created', payload: 'Payload', \*, priority: 'Priority None' = None", said)
     assert "Stores a message in the mailbox `to` and returns when it is stored" in said
     assert inspect.signature(Mailbox.send).return_annotation == "Sent"
 
