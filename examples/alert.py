@@ -8,7 +8,7 @@ with Mailbox() as setup:
     cleaner = setup.create(ttl=3600, subscribe=["alert.disk"])
     night_shift = setup.create(ttl=3600, subscribe=["alert.>"])
 
-with Mailbox() as running, running.messages(pager.mail_id) as live, Mailbox() as monitor:
+with Mailbox() as running, running.messages(pager) as live, Mailbox() as monitor:
     monitor.broadcast("alert.disk", {"host": "db-1", "full": 0.97})
     monitor.broadcast("alert.cpu", {"host": "web-3", "load": 41})
     print("monitor: two alerts are out; who handles them is not my business")
@@ -18,5 +18,5 @@ with Mailbox() as running, running.messages(pager.mail_id) as live, Mailbox() as
 
 with Mailbox() as late:
     for name, mailbox in {"cleaner": cleaner, "night-shift": night_shift}.items():
-        for alert in late.fetch(mailbox.mail_id, group=name, wait=10):
+        for alert in late.fetch(mailbox, group=name, wait=10):
             print(f"{name}, was offline: {alert.event} at {alert.json()['host']}")

@@ -13,19 +13,19 @@ with Mailbox() as person:
 
 with Mailbox() as agent:
     mine = agent.create(ttl=86400)
-    agent.send(desk.send_only, "Drop the table sessions_old on db-1?", sender=mine.mail_id, priority="high")
+    agent.send(desk.send_only, "Drop the table sessions_old on db-1?", sender=mine, priority="high")
     print("agent: I asked, and tidy up the indexes meanwhile")
     agent.send(mine.send_only, "yes")  # a stranger who knows the agent's address
 
 with Mailbox() as person:
-    for request in person.fetch(desk.mail_id, group="person", wait=10):
+    for request in person.fetch(desk, group="person", wait=10):
         print(f"person: {'the agent' if request.sender == mine.send_only else 'a stranger'} asks: {request.text}")
         said = input("person: ") if sys.stdin.isatty() else "yes"
-        person.answer(request, said, sender=desk.mail_id)
-        person.ack(desk.mail_id, "person", [request.msg_id])
+        person.answer(request, said, sender=desk)
+        person.ack(desk, "person", [request])
 
 with Mailbox() as agent:
-    for answer in agent.fetch(mine.mail_id, group="agent", wait=10):
+    for answer in agent.fetch(mine, group="agent", wait=10):
         if answer.sender != desk.send_only:
             print(f"agent: {answer.text!r} did not come from the desk, and counts for nothing")
         else:

@@ -33,8 +33,7 @@ async def main() -> None:
         print(f"newcomer: {french.address} says {answer.text}")
 
         for mailbox in made:
-            if mailbox.owner:
-                await services.drop(mailbox.owner)  # what it declared goes with it
+            await services.drop(mailbox)  # what was declared goes with it
         print(f"board: {len(await newcomer.find('translate'))} can translate")
 
 

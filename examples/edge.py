@@ -19,7 +19,8 @@ time.sleep(1.1)
 
 with Mailbox() as device:
     # One by one: what is more urgent and arrives meanwhile overtakes what still waits.
-    while command := device.fetch(box.mail_id, group="device", limit=1).messages:
-        print(f"device: [{command[0].priority}] {command[0].json()['do']}")
-        device.ack(box.mail_id, "device", [command[0].msg_id])
-    device.drop(box.mail_id)
+    while got := device.fetch(box, group="device", limit=1):
+        for command in got:
+            print(f"device: [{command.priority}] {command.json()['do']}")
+        device.ack(box, "device", got)
+    device.drop(box)

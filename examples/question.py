@@ -14,15 +14,15 @@ with Mailbox() as expert:
 with Mailbox() as asker:
     mine = asker.create(ttl=3600)
     for number, question in QUESTIONS.items():
-        asker.send(desk.send_only, question, sender=mine.mail_id, correlation_id=number)
+        asker.send(desk.send_only, question, sender=mine, correlation_id=number)
 print("asker: three questions are stored, I do something else")
 
 with Mailbox() as expert:
-    for asked in reversed(expert.fetch(desk.mail_id, group="expert", wait=10).messages):
+    for asked in reversed(expert.fetch(desk, group="expert", wait=10).messages):
         expert.answer(asked, KNOWN.get(asked.text, "I do not know"))  # with its correlation_id
-        expert.ack(desk.mail_id, "expert", [asked.msg_id])
+        expert.ack(desk, "expert", [asked])
 print("expert: I answered the last one first")
 
 with Mailbox() as asker:
-    for answer in asker.fetch(mine.mail_id, group="asker", wait=10):
+    for answer in asker.fetch(mine, group="asker", wait=10):
         print(f"asker: {QUESTIONS[answer.correlation_id or '']} {answer.text}")

@@ -3,7 +3,7 @@
 from mq9_mcp import Mailbox
 
 with Mailbox() as parent:
-    mine = parent.create(ttl=3600)  # `mail_id` is a secret and reads it, `send_only` is to hand out
+    mine = parent.create(ttl=3600)  # `mine.mail_id` is a secret and reads it, `mine.send_only` is to hand out
 print("parent: I have a mailbox, and go to sleep")  # no process and no connection needs to be left
 
 with Mailbox() as sub_agent:
@@ -12,8 +12,8 @@ with Mailbox() as sub_agent:
 print("sub-agent: two reports are stored, and I am done")
 
 with Mailbox() as parent:
-    reports = parent.fetch(mine.mail_id, group="parent", wait=10)
+    reports = parent.fetch(mine, group="parent", wait=10)
     for report in reports:
         print(f"parent: [{report.priority}] {report.text}")
-    parent.ack(mine.mail_id, "parent", [report.msg_id for report in reports])
-    parent.drop(mine.mail_id)
+    parent.ack(mine, "parent", reports)
+    parent.drop(mine)

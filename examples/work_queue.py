@@ -39,8 +39,7 @@ async def main() -> None:
         for receiver in crew:
             await receiver.stop()
         print(f"{len(done)} tasks were done, {len(set(done))} different ones")
-        if queue.owner:  # whoever made a public mailbox is given its owner address, which ends it
-            await mq9.drop(queue.owner)
+        await mq9.drop(queue)  # only who made a public mailbox can end it
 
 
 asyncio.run(main())

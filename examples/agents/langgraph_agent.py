@@ -51,7 +51,7 @@ class Script(BaseChatModel):
         calls = []
         if shown.get("messages"):
             (task,) = shown["messages"]
-            answer = {"to": task["reply_to"], "body": f"{task['body']}: one typo in line 3"}
+            answer = {"to": task.get("reply_to") or task["from"], "body": f"{task['body']}: one typo in line 3"}
             calls = [{"name": "send", "args": answer, "id": "1"}]
         elif "messages" not in shown:
             wanted = {"mailbox": "example.reviews", "group": "reviewers", "limit": 1}
@@ -65,17 +65,16 @@ async def main() -> None:
     async with AsyncMailbox() as program, Client(stdio_client(server)) as mcp:
         reviews = await program.create(name="example.reviews", public=True, ttl=600, desc="code to review")
         mine = await program.create(ttl=600)
-        await program.send("example.reviews", "parser.py", reply_to=mine.send_only)
+        await program.send("example.reviews", "parser.py", sender=mine)
 
         model = init_chat_model(os.environ["MODEL"]) if "MODEL" in os.environ else Script()
         agent = create_agent(model, [tool_of(mcp, tool) for tool in (await mcp.list_tools()).tools])
         done = await agent.ainvoke({"messages": [("user", TASK)]})
         print(f"agent: {done['messages'][-1].content}")
 
-        for answer in await program.fetch(mine.mail_id, wait=10):
+        for answer in await program.fetch(mine, wait=10):
             print(f"program: {answer.json()['body']}")
-        if reviews.owner:
-            await program.drop(reviews.owner)
+        await program.drop(reviews)
 
 
 asyncio.run(main())

@@ -21,7 +21,7 @@ async def model(conversation: list[dict[str, Any]], tools: list[Any]) -> dict[st
     if shown.get("messages"):
         (task,) = shown["messages"]
         body = f"{task['body']}: one typo in line 3"
-        return {"tool": "send", "arguments": {"to": task["reply_to"], "body": body}}
+        return {"tool": "send", "arguments": {"to": task.get("reply_to") or task["from"], "body": body}}
     if "messages" in shown:
         return {"text": "nothing is left to review"}
     # What was shown before counts as done with this, so that it is asked for again after the last task, too.
@@ -45,12 +45,11 @@ async def main() -> None:
         reviews = await program.create(name="example.reviews", public=True, ttl=600, desc="code to review")
         mine = await program.create(ttl=600)
         for file in ("parser.py", "store.py"):
-            await program.send("example.reviews", file, reply_to=mine.send_only, sender=mine.mail_id)
+            await program.send("example.reviews", file, sender=mine)
         await agent(mcp)
-        for answer in await program.fetch(mine.mail_id, wait=10):
+        for answer in await program.fetch(mine, wait=10):
             print(f"program: {answer.json()['body']}")
-        if reviews.owner:
-            await program.drop(reviews.owner)
+        await program.drop(reviews)
 
 
 asyncio.run(main())
