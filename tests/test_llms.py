@@ -9,9 +9,11 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
+from mcp import Client
+
 from mq9_mcp import AsyncMailbox, Mailbox, errors
-from mq9_mcp.callers import Handed
-from mq9_mcp.tools import make_tools
+from mq9_mcp.server import make_server
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "llms.txt").read_text()
@@ -56,7 +58,9 @@ def test_it_names_what_a_mailbox_client_can_do() -> None:
     assert all(issubclass(getattr(errors, kind), errors.MailboxError) for kind in kinds)
 
 
-def test_it_names_the_tools_and_their_arguments() -> None:
-    tools: dict[str, set[str]] = {tool.name: set(tool.parameters["properties"]) for tool in make_tools(Handed())}
+@pytest.mark.anyio
+async def test_it_names_the_tools_and_their_arguments(tmp_path: Path) -> None:
+    async with Client(make_server("nats://127.0.0.1:1", environ={}, data_dir=tmp_path)) as client:
+        tools = {tool.name: set(tool.input_schema["properties"]) for tool in (await client.list_tools()).tools}
     said = {name: words(arguments) for name, arguments in CALL.findall(TEXT) if "?" in arguments}
     assert said == tools
