@@ -61,7 +61,7 @@ def _use(
 ) -> None:
     with target.connect() as client:
         with measured(report, "mailboxes", "sends to random ones, 64 in flight", target.server, total) as results:
-            results.append(_spread(client, chance.sample(places, min(_SPREAD, total))))
+            results.append(_spread(client, chance.sample(places, min(_SPREAD, total)), _SPREAD))
         frames = client.sends([client.place()], payloads(RING), 1)
         keep_in_flight(client, frames, 1, count=100)
         with measured(report, "mailboxes", "sends to one, 1 in flight", target.server, total) as results:
@@ -70,14 +70,14 @@ def _use(
             _fetch(report, target, client, chance.sample(places, min(_SPREAD, total)), total)
 
 
-def _spread(client: Any, places: Sequence[str]) -> Any:
-    """One send to each."""
+def _spread(client: Any, places: Sequence[str], count: int = 0) -> Any:
+    """One send to each, over and over until there were `count`."""
     frames = client.sends(places, [payloads(RING)[i % RING] for i in range(len(places))], _WINDOW)
-    return keep_in_flight(client, frames, _WINDOW, count=len(places))
+    return keep_in_flight(client, frames, _WINDOW, count=max(count, len(places)))
 
 
 def _fetch(report: Report, target: Target, client: Any, places: Sequence[str], total: int) -> None:
     """(from those that have something)"""
     _spread(client, places)
     with measured(report, "mailboxes", "fetches from random ones, 64 in flight", target.server, total) as results:
-        results.append(keep_in_flight(client, client.fetches(places, _WINDOW), _WINDOW, count=len(places)))
+        results.append(keep_in_flight(client, client.fetches(places, _WINDOW), _WINDOW, count=_SPREAD))

@@ -41,7 +41,7 @@ PLOTS = (
             ("fetches from random ones, 64 in flight", "msg/s", "fetches from random ones per second"),
         ),
         "Memory is that of a server that was started anew on what exists and has answered 1,000 sends. Random ones are "
-        " ten thousand different ones, each once: what is not in memory is read.",
+        "10,000 different ones, as far as there are so many: what is not in memory is read.",
     ),
     Plot(
         "backlog",
