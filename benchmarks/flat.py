@@ -122,7 +122,7 @@ class _Holding:
                 head = b"NATS/1.0\r\n%b\r\n" % line if (line := header()) else b""
                 verb = b"HPUB $mq9.AI.INBOX.%%b %d %d\r\n%b" % (len(head), len(head) + 256, head.replace(b"%", b"%%"))
                 verb = verb if head else b"PUB $mq9.AI.INBOX.%b 256\r\n"
-                parts = []
+                parts: list[bytes] = []
                 for number, address in enumerate(self.addresses[first : first + _BLOCK], first):
                     line = verb % address
                     for i in range(HALF):

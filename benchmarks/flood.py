@@ -32,7 +32,7 @@ def main(server: str, port: int, connections: int, seconds: float) -> None:
             client = stack.enter_context(CLIENTS[server](port))
             sources.append(memoryview(_block(server, client.place())))
             client.sock.setblocking(False)
-            selector.register(client.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, i)
+            selector.register(client.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, (i, client.sock))
         written, owed = [0] * connections, [0] * connections
         began: list[int] = []
         full = time.monotonic() + min(_FILLING, seconds)
@@ -41,7 +41,7 @@ def main(server: str, port: int, connections: int, seconds: float) -> None:
                 began = written.copy()
                 print("flooding", flush=True)
             for key, events in selector.select(0.1):
-                i, sock = key.data, key.fileobj
+                i, sock = key.data
                 if events & selectors.EVENT_READ:
                     owed[i] += _pings(sock)
                 if events & selectors.EVENT_WRITE:

@@ -7,6 +7,7 @@ that came back are enough for every message's latency.
 
 import random
 import selectors
+import socket
 import time
 from base64 import b64encode
 from collections import deque
@@ -16,7 +17,7 @@ from functools import cache
 from itertools import accumulate
 from typing import Protocol
 
-from benchmarks.link import CHUNK, Link, WireError
+from benchmarks.link import CHUNK, WireError
 
 PAYLOAD = 256
 PAYLOAD_END = b"#\r\n"
@@ -29,6 +30,15 @@ def payloads(count: int, seed: int = 1, size: int = PAYLOAD) -> list[bytes]:
     source = random.Random(seed)
     texts = (b"%08d" % i + b64encode(source.randbytes(size * 3 // 4)) for i in range(count))
     return [text[: size - 1] + b"#" if size else b"" for text in texts]
+
+
+class Line(Protocol):
+    """A connection to send on and to receive from."""
+
+    sock: socket.socket
+
+    def receive(self) -> bytes:
+        """Whatever comes next, at least one byte."""
 
 
 class Answers(Protocol):
@@ -80,7 +90,7 @@ class Result:
 
 
 def keep_in_flight(
-    link: Link,
+    link: Line,
     frames: Frames,
     window: int,
     *,
@@ -121,7 +131,7 @@ def keep_in_flight(
     return result
 
 
-def one_in_flight_each(links: Sequence[Link], frames: Sequence[Frames], *, seconds: float) -> Result:
+def one_in_flight_each(links: Sequence[Line], frames: Sequence[Frames], *, seconds: float) -> Result:
     """Keeps one request in flight on each of many connections, for `seconds`."""
     result = Result()
     clock, latencies = time.perf_counter, result.latencies

@@ -7,7 +7,7 @@ without looking at them. `python -m benchmarks.sink FRAME_BYTES RING` prints its
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -18,10 +18,13 @@ from benchmarks.servers import Server
 from benchmarks.targets import Target
 from benchmarks.wire import INBOX_LENGTH, Wire, pub
 
+_run: Callable[..., None] = asyncio.run
 try:
-    from uvloop import run
+    import uvloop
+
+    _run = uvloop.run
 except ImportError:  # (Windows)
-    from asyncio import run
+    pass
 
 _SUBJECT = "benchmark.sink"
 
@@ -87,4 +90,4 @@ async def _serve(frame_bytes: int, ring: int) -> None:
 
 
 if __name__ == "__main__":
-    run(_serve(int(sys.argv[1]), int(sys.argv[2])))
+    _run(_serve(int(sys.argv[1]), int(sys.argv[2])))

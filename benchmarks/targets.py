@@ -1,14 +1,13 @@
 """What every workload asks of a server, whatever it speaks: a target gives clients, a client loads and readers."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-from benchmarks.load import Frames
+from benchmarks.load import Frames, Line
 from benchmarks.servers import Server
 
 _serial = count(1)
@@ -39,10 +38,8 @@ class Member(Protocol):
         """How many more messages came with `data`, and what to answer: acknowledgements, the wish for more."""
 
 
-class Client(Protocol):
-    """A connection. A place is a mailbox, a stream or a key, by its name."""
-
-    sock: socket.socket
+class Client(Line, Protocol):
+    """A place is a mailbox, a stream or a key, by its name."""
 
     def place(self) -> str:
         """A new place, on disk."""
@@ -62,8 +59,6 @@ class Client(Protocol):
     def batches(self, place: str, size: int) -> Iterator[int]:
         """Reads `size` messages at a time, each acknowledged and confirmed before the next; gives how many came."""
 
-    def receive(self) -> bytes: ...
-
     def flush(self) -> None:
         """Returns when everything sent before was handled; nothing else may be on its way."""
 
@@ -77,7 +72,8 @@ class Target:
     """A running server, and how to speak to it."""
 
     server: Server
-    client: Callable[[int], Client]
+    #: Makes a client of a port: a `Client`, or as much of it as it can.
+    client: Callable[[int], Any]
     #: How many places a round of creating makes: what takes about a second.
     creations: int = 0
     #: Up to how many places it is worth to grow it.
@@ -90,7 +86,8 @@ class Target:
         return self.server.name
 
     def connect(self) -> Client:
-        return self.client(self.server.port)
+        client: Client = self.client(self.server.port)
+        return client
 
 
 #: Starts a server, again and again on the same folder.

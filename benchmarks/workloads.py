@@ -120,7 +120,7 @@ WORKLOADS: dict[str, Callable[[Run], None]] = {
     "priority": lambda run: priority.run(run.report, run.targets("mq9"), **run.quick(waiting=50_000, samples=5)),
     "sizes": lambda run: sizes.run(run.report, run.targets(), **run.quick(rounds=1, seconds=0.02, sizes=(0, 1 << 20))),
     "tools": _tools,
-    "mailboxes": lambda run: mailboxes.run(run.report, run.starts(), **run.quick(counts=(50, 100), seconds=0.02)),
+    "mailboxes": lambda run: mailboxes.run(run.report, run.starts(), **run.quick(counts=(50, 100), sends=100)),
     "backlog": _backlog,
     "listeners": lambda run: listeners.run(
         run.report, [*run.nats_core(), *run.targets("mq9")], **run.quick(counts=(10, 50), samples=20)
