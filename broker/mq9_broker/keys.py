@@ -30,6 +30,7 @@ reads it; make a folder of the format before for the tests (tests/data/make.py).
 from __future__ import annotations
 
 import json
+import re
 import struct
 from dataclasses import fields
 from functools import lru_cache
@@ -53,6 +54,8 @@ DUE_DEDUP = b"D"
 DUE_GROUP = b"G"
 DUE_CAPABILITY = b"C"
 
+#: A mailbox's record: (incarnation, expires, created, owner, renewed, settings). Most have the same settings.
+_MAILBOX = re.compile(rb'\{"i":(\d+),"x":(\d+),"c":(\d+),"o":"([a-z0-9-]*)","r":(\d+)(|,.*)\}', re.DOTALL)
 _U64 = struct.Struct(">Q")
 _COUNTERS = struct.Struct(">16Q")
 #: What is not written in a mailbox's record.
@@ -197,11 +200,28 @@ def _encode_settings(settings: Settings) -> bytes:
 
 def decode_mailbox(value: bytes) -> tuple[int, int, int, str, int, Settings]:
     """(incarnation, expires, created, owner, renewed, settings) as they were encoded."""
-    record: dict[str, Any] = json.loads(value)
-    fixed = tuple(record.pop(name) for name in ("i", "x", "c", "o", "r"))
+    found = _MAILBOX.fullmatch(value)
+    if found is None:  # (an owner that is no address)
+        record: dict[str, Any] = json.loads(value)
+        fixed = tuple(record.pop(name) for name in ("i", "x", "c", "o", "r"))
+        return (*fixed, _settings_of(record))
+    incarnation, expires, created, owner, renewed, settings = found.groups()
+    return (
+        *(int(incarnation), int(expires), int(created), owner.decode(), int(renewed)),
+        _decode_settings(settings),
+    )
+
+
+@lru_cache
+def _decode_settings(members: bytes) -> Settings:
+    """The inverse of `_encode_settings`."""
+    return _settings_of(json.loads(b"{" + members[1:] + b"}"))
+
+
+def _settings_of(record: dict[str, Any]) -> Settings:
     if "subscribe" in record:
         record["subscribe"] = tuple(record["subscribe"])
-    return (*fixed, Settings(**record))
+    return Settings(**record)
 
 
 def encode_counters(values: tuple[int, ...]) -> bytes:
