@@ -17,10 +17,10 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, Literal
 
-from mq9_mcp import live
 from mq9_mcp.connection import ANSWER_WITHIN, ATTEMPTS
 from mq9_mcp.errors import BrokerUnavailable, Interrupted, InvalidRequest, MailboxError, MailboxNotFound, NoAnswer
-from mq9_mcp.live import Stream
+from mq9_mcp.feed import Batches, hear, remembered
+from mq9_mcp.live import Following, Stream, follow
 from mq9_mcp.mail import (
     CORRELATION_ID,
     PREFIX,
@@ -54,6 +54,7 @@ from mq9_mcp.mail import (
 )
 from mq9_mcp.receiving import Callback, Receiver
 from mq9_mcp.requests import Requests
+from mq9_mcp.work import Work
 
 __all__ = [
     "AsyncMailbox",
@@ -415,9 +416,9 @@ class AsyncMailbox(Requests):
         A worker that keeps its mailbox alive and dies is seen to be `expired`. What happened while no broker could be
         reached is told afterwards; what was dropped meanwhile is `expired`, too.
         """
-        following = live.Following(lambda after: self.list(limit=1000, after=after))
+        following = Following(lambda after: self.list(limit=1000, after=after))
         subject = f"{PREFIX}PUBLIC.LIST"
-        return Stream(live.hear(self._connected, subject, following.news, catch_up=following.missed))
+        return Stream(hear(self._connected, subject, following.news, catch_up=following.missed))
 
     async def broadcast(self, domain_event: str, payload: Payload, *, headers: Mapping[str, str] | None = None) -> None:
         """Sends to everyone who listens to `domain.event` at this moment, and to the mailboxes that were created with
@@ -433,7 +434,7 @@ class AsyncMailbox(Requests):
         What is broadcast while nobody listens is gone: `async with mq9.listen(...) as heard` listens from its first
         line on. To have it stored, create a mailbox with `subscribe`.
         """
-        return Stream(live.hear(self._connected, f"{PREFIX}BROADCAST.{pattern_of(pattern)}", heard, group or ""))
+        return Stream(hear(self._connected, f"{PREFIX}BROADCAST.{pattern_of(pattern)}", heard, group or ""))
 
     async def declare(
         self, address: str | Created, can: Iterable[str], *, details: Mapping[str, Any] | None = None
@@ -449,17 +450,17 @@ class AsyncMailbox(Requests):
     async def find(self, can: str | None = None) -> tuple[Capability, ...]:
         """Who can do `can`, by the capability board; without it, everybody who is on it. What they say of themselves
         is not proven."""
-        said = await live.remembered(self._connected, f"{PREFIX}BROADCAST.{BOARD}", capability_of)
+        said = await remembered(self._connected, f"{PREFIX}BROADCAST.{BOARD}", capability_of)
         newest = {one.address: one for one in said}
         return tuple(one for one in newest.values() if can is None or can in one.can)
 
-    def _batches(self, address: str, group: str | None) -> tuple[live.Batches[Message], live.Work | None]:
+    def _batches(self, address: str, group: str | None) -> tuple[Batches[Message], Work | None]:
         """What comes in a mailbox, and the group's reader, if there is one."""
         if group is None:
-            return live.follow(self._connected, address, lambda: self.query(address, limit=0)), None
+            return follow(self._connected, address, lambda: self.query(address, limit=0)), None
         own = AsyncMailbox(self._named, autostart=self._autostart, name=self._name)
         self._readers.add(own)
-        work = live.Work(self._connected, own, address, group)
+        work = Work(self._connected, own, address, group)
         return work.batches(), work
 
     async def _give_up(self, mail_id: str) -> None:

@@ -127,13 +127,12 @@ class Message(Content):
     @property
     def deliveries(self) -> int:
         """How often it was given out to the group that it is read with, this time included; 1 without a group."""
-        return int(self._header("mq9-deliveries") or 1)
+        return self._number("mq9-deliveries", 1)
 
     @property
     def hops(self) -> int:
         """How many replies led to this message."""
-        hops = self._header("mq9-hops")
-        return int(hops) if hops and hops.isdecimal() else 0
+        return self._number("mq9-hops", 0)
 
     @property
     def event(self) -> str | None:
@@ -145,6 +144,10 @@ class Message(Content):
     def receipt(self) -> str | None:
         """Of a receipt: what happened to the message in `json()`: delivered, acked, expired or dead. Else None."""
         return self._header("mq9-receipt")
+
+    def _number(self, name: str, default: int) -> int:
+        value = self._header(name)
+        return int(value) if value and value.isdecimal() else default
 
     def _header(self, name: str) -> str | None:
         value = self.headers.get(name)
@@ -401,7 +404,8 @@ def capability_of(message: Msg) -> Capability | None:
     try:
         said = json.loads(message.data)
         address, can = address_of(said.pop("from")), said.pop("can")
-        return Capability(address, tuple(can if isinstance(can, list) else [can]), said)
+        words = can if isinstance(can, list) else [can]
+        return Capability(address, tuple(word for word in words if isinstance(word, str)), said)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None
 

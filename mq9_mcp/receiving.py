@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from mq9_mcp.errors import mask
-from mq9_mcp.live import Batches, Work
+from mq9_mcp.feed import Batches
 from mq9_mcp.mail import Message
+from mq9_mcp.work import Work
 
 Callback: TypeAlias = Callable[[Message], Any]
 

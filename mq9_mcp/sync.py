@@ -208,7 +208,9 @@ class BlockingReceiver:
         if self._caller is None:
             await self._callback(message)
         else:
-            await self._caller.call(lambda: self._callback(message))
+            result = await self._caller.call(lambda: self._callback(message))
+            if inspect.isawaitable(result):  # of something callable that is a coroutine function all the same
+                await result
 
     def _end(self) -> None:
         if self._caller is not None:

@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from e2e.harness import Broker, fresh_name
-from mq9_mcp import live
 from mq9_mcp.client import AsyncMailbox, Message
 from mq9_mcp.errors import BrokerUnavailable
 from mq9_mcp.live import Stream
@@ -136,7 +135,7 @@ async def test_the_end_during_an_outage(broker: Broker) -> None:
 async def test_a_slow_reader_gets_everything_from_a_bounded_buffer(
     mq9: AsyncMailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "BUFFER", 5000)
+    monkeypatch.setattr("mq9_mcp.feed.BUFFER", 5000)
     made = await mq9.create()
     for number in range(50):
         await mq9.send(made.send_only, f"{number:03}" + "x" * 500)

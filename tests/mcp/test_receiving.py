@@ -8,7 +8,6 @@ import logging
 import pytest
 
 from e2e.harness import NOBODY, Broker
-from mq9_mcp import live
 from mq9_mcp.client import AsyncMailbox, Message
 from mq9_mcp.errors import MailboxNotFound
 
@@ -193,7 +192,7 @@ async def test_what_was_begun_goes_back_at_once(mq9: AsyncMailbox) -> None:
 
 
 async def test_a_long_callback_keeps_its_message(mq9: AsyncMailbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "KEEP_EVERY", 0.2)
+    monkeypatch.setattr("mq9_mcp.work.KEEP_EVERY", 0.2)
     made = await mq9.create(ack_wait=1)
     await mq9.send(made.send_only, "long")
     begun, go_on = asyncio.Event(), asyncio.Event()

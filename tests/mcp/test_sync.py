@@ -137,10 +137,12 @@ def test_a_coroutine_function_runs_on_its_own_loop(mq9_mailbox: Mailbox) -> None
         except MailboxError as error:
             problems.append(error)
 
-    with mq9_mailbox.receive(mine.mail_id, work):
-        assert eventually(lambda: problems, within=10)
-    assert isinstance(problems[0], Misused)
-    assert "ordinary function" in str(problems[0])
+    for callback in (work, lambda message: work(message)):
+        problems.clear()
+        with mq9_mailbox.receive(mine.mail_id, callback):
+            assert eventually(lambda: problems, within=10)
+        assert isinstance(problems[0], Misused)
+        assert "ordinary function" in str(problems[0])
 
 
 def test_receiving_from_nobody(mq9_mailbox: Mailbox) -> None:
