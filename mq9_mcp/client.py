@@ -386,10 +386,11 @@ class AsyncMailbox(Requests):
         messages = [message_of(item) for item in reply["messages"]]
         return Page(messages, reply["unread"], reply.get("next"), reply.get("waiting"))
 
-    async def delete(self, mailbox: str | Created, msg_id: int) -> None:
+    async def delete(self, mailbox: str | Created, message: int | Message) -> None:
         """Deletes one message. A public mailbox needs its owner address (NotAllowed). Raises MessageNotFound."""
         address = owner_of(mailbox)
-        await self._ask(f"MAILBOX.DELETE.{address}.{int(msg_id)}", {}, address, attempts=1)
+        (msg_id,) = ids_of([message])
+        await self._ask(f"MAILBOX.DELETE.{address}.{msg_id}", {}, address, attempts=1)
 
     async def renew(self, mailbox: str | Created, ttl: int | None = None) -> int | None:
         """Moves the expiry to `ttl` seconds from now (0: none; without it: as long as it was created for), and gives it

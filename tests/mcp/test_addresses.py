@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from e2e.harness import Broker, fresh_name
-from mq9_mcp import AsyncMailbox, InvalidRequest, Mailbox, MailboxNotFound, NotAllowed
+from mq9_mcp import AsyncMailbox, InvalidRequest, Mailbox, MailboxNotFound, MessageNotFound, NotAllowed
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def mq9(anyio_backend: str, server: Broker) -> AsyncIterator[AsyncMailbox]:
-    async with AsyncMailbox(server.url) as client:
-        yield client
 
 
 @pytest.mark.parametrize("public", [False, True])
@@ -31,7 +24,9 @@ async def test_what_create_gave_stands_for_every_address(mq9: AsyncMailbox, publ
     assert len(await mq9.fetch(box, group="g")) == 0
     async with mq9.messages(box) as live:
         assert (await anext(live)).text == "x"
-    await mq9.delete(box, sent.msg_id)
+    await mq9.delete(box, got.messages[0])
+    with pytest.raises(MessageNotFound):
+        await mq9.delete(box, sent.msg_id)
     await mq9.renew(box, 120)
     await mq9.declare(box, [face])
     assert [one.address for one in await mq9.find(face)] == [face]
