@@ -81,8 +81,8 @@ class Work:
         if self._busy is not None:
             try:
                 await self._client.ack(self._address, self._group, [self._busy], member=self._member)
-            except LeaseLost:
-                pass
+            except (LeaseLost, MailboxNotFound):
+                pass  # somebody else's by now, or nobody's
             self._busy = None
 
     async def _begin(self) -> None:

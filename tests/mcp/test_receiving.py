@@ -218,6 +218,20 @@ async def test_it_ends_with_the_mailbox(mq9: AsyncMailbox) -> None:
             await receiver
 
 
+async def test_a_callback_may_end_it_all(mq9: AsyncMailbox, caplog: pytest.LogCaptureFixture) -> None:
+    made = await mq9.create()
+    await mq9.send(made.send_only, "the last")
+
+    async def work(_: Message) -> None:
+        await mq9.drop(made.mail_id)
+        await receiver.stop()
+
+    receiver = mq9.receive(made.mail_id, work, resume="g")
+    async with asyncio.timeout(10):
+        await receiver
+    assert caplog.text == ""
+
+
 async def test_who_waits_is_told_what_ended_it(mq9: AsyncMailbox, caplog: pytest.LogCaptureFixture) -> None:
     for group in (None, "g"):
         with pytest.raises(MailboxNotFound):
