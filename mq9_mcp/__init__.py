@@ -27,10 +27,13 @@ if TYPE_CHECKING:
         PayloadTooLarge,
     )
     from mq9_mcp.mail import Broadcast, Capability, Change, Created, Directory, Fetched, Listed, Message, Page, Sent
-    from mq9_mcp.sync import Mailbox
+    from mq9_mcp.receiving import Receiver
+    from mq9_mcp.sync import BlockingReceiver, BlockingStream, Mailbox
 
 __all__ = [
     "AsyncMailbox",
+    "BlockingReceiver",
+    "BlockingStream",
     "Broadcast",
     "BrokerUnavailable",
     "Capability",
@@ -54,10 +57,19 @@ __all__ = [
     "NotAllowed",
     "Page",
     "PayloadTooLarge",
+    "Receiver",
     "Sent",
+    "Stream",
 ]
 
-_CLIENTS = {"AsyncMailbox": "client", "Mailbox": "sync"}
+_HOMES = {
+    "AsyncMailbox": "client",
+    "BlockingReceiver": "sync",
+    "BlockingStream": "sync",
+    "Mailbox": "sync",
+    "Receiver": "receiving",
+    "Stream": "live",
+}
 _VALUES = frozenset(
     ("Broadcast", "Capability", "Change", "Created", "Directory", "Fetched", "Listed", "Message", "Page", "Sent")
 )
@@ -68,7 +80,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'mq9_mcp' has no attribute {name!r}")
     import importlib
 
-    module = _CLIENTS.get(name) or ("mail" if name in _VALUES else "errors")
+    module = _HOMES.get(name) or ("mail" if name in _VALUES else "errors")
     return getattr(importlib.import_module(f"mq9_mcp.{module}"), name)
 
 
