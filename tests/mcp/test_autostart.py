@@ -26,6 +26,7 @@ from mq9_mcp.client import AsyncMailbox
 from mq9_mcp.connection import Connection
 from mq9_mcp.endpoint import Endpoint
 from mq9_mcp.errors import BrokerUnavailable
+from mq9_mcp.sync import Mailbox
 
 FIND_OR_START = "from mq9_mcp import autostart; print(autostart.find_or_start())"
 
@@ -351,6 +352,21 @@ async def test_a_client_finds_its_broker_again(directory: Path, port_is_free: bo
                 taken.close()
         assert [message.text for message in got.messages] == ["kept"]
         assert len(brokers_of(directory)) == 1
+
+
+def test_a_worker_goes_on_with_the_broker_that_follows(directory: Path) -> None:
+    """The connection that it reads over finds it as the one does that sends."""
+    done: list[str] = []
+    with Mailbox() as client:
+        box = client.create()
+        with client.receive(box, lambda message: done.append(message.text), resume="workers"):
+            client.send(box, "before")
+            assert eventually(lambda: done == ["before"], within=10)
+            for pid in brokers_of(directory):
+                os.kill(pid, signal.SIGKILL)
+            client.send(box, "after")
+            assert eventually(lambda: "after" in done, within=20)
+            assert len(brokers_of(directory)) == 1
 
 
 @pytest.mark.anyio
