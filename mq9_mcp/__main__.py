@@ -30,6 +30,7 @@ environment:
   MQ9_TLS_CA, MQ9_TLS_CERT, MQ9_TLS_KEY
                        files: whom to trust, and a certificate and key to show
   MQ9_HTTP_TOKEN       with --http: a token that callers must show, beside those of --token-file
+  MQ9_WAKE_CODEX=1     wake idle sessions of Codex when they have new mail, with `codex queue`
   MQ9_DATA_DIR         where the broker keeps its data, and where agent sessions and their mailboxes are remembered
 """
 

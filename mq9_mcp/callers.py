@@ -36,6 +36,8 @@ def agent_of(request: Request, address: str | None = None) -> Agent:
     meta = (request.params or {}).get("_meta")
     thread_id = meta.get("threadId") if isinstance(meta, dict) else None
     key = session_key(service.environ, thread_id if isinstance(thread_id, str) else None, service.broker)
+    if isinstance(thread_id, str) and service.codex is not None:
+        service.codex.watch(thread_id)
     if key:
         return service.remembered(key)
     # A host with threads names them when it calls tools, and at no other time.

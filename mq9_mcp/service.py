@@ -28,6 +28,7 @@ from mq9_mcp.home import Home
 from mq9_mcp.identity import Own, SessionMap, is_private, is_send_only
 from mq9_mcp.loops import LoopGuard, Recent
 from mq9_mcp.mail import Priority, address_of
+from mq9_mcp.nudge import CodexQueue
 from mq9_mcp.reading import KEEP_EVERY, Inbox, OnWait, Reader
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class Service:
         self.broker = shown(named) if named else None
         self.faces: Recent[str, str] = Recent(SESSIONS)  # secret to public form, of the mailboxes made from here
         self._url = url
-        self._sessions = SessionMap(data_dir or autostart.data_dir())
+        data_dir = data_dir or autostart.data_dir()
+        self._sessions = SessionMap(data_dir)
+        self.codex = CodexQueue(data_dir) if environ.get("MQ9_WAKE_CODEX", "0") not in ("", "0") else None
         self._client: AsyncMailbox | None = None
         self._connecting = anyio.Lock()
         self._background: asyncio.Task[None] | None = None

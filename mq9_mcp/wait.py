@@ -9,7 +9,7 @@ import time
 from mq9_mcp import autostart, unread
 from mq9_mcp.endpoint import Endpoint
 from mq9_mcp.errors import MailboxError, MailboxNotFound
-from mq9_mcp.watch import watch
+from mq9_mcp.watch import REST, watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ def monitor(host: str) -> int:
             file=sys.stderr,
         )
         return 2
-    data_dir = autostart.data_dir()
-    until = _while_parent_lives()
+
+    def say(words: str) -> None:
+        print(words, flush=True)
+        time.sleep(QUIET)
+
+    parent = os.getppid()
     try:
-        while until() > 0:
-            mailbox = unread.mailbox_of(host, session, data_dir)
-            if mailbox is not None:
-                _tell(mailbox, data_dir, until)
-            time.sleep(LOOK_EVERY)
+        follow(host, session, autostart.data_dir(), say, until=lambda: 60.0 if os.getppid() == parent else 0.0)
     except BrokenPipeError:  # nobody reads: the interpreter would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except KeyboardInterrupt:
@@ -67,28 +67,37 @@ def monitor(host: str) -> int:
     return 0
 
 
-def _tell(mailbox: unread.Mailbox, data_dir: Path, until: Callable[[], float]) -> None:
-    """Says what is new, as long as there is that mailbox."""
+def follow(
+    host: str,
+    session: str,
+    data_dir: Path,
+    say: Callable[[str], None],
+    *,
+    until: Callable[[], float] = lambda: 60.0,
+    rest: float = REST,
+) -> None:
+    """Calls `say` with the words for all that is new in the session's own mailbox, from when it has one."""
+    while until() > 0:
+        mailbox = unread.mailbox_of(host, session, data_dir)
+        if mailbox is not None:
+            try:
+                _follow(mailbox, data_dir, say, until, rest)
+            except MailboxNotFound:
+                pass  # the session makes another one when it needs it
+            except MailboxError as error:
+                print(f"mq9 wait: {str(error)!a:.300}", file=sys.stderr, flush=True)
+                return  # a broker that refuses us does so until its settings change
+        time.sleep(LOOK_EVERY)
+
+
+def _follow(
+    mailbox: unread.Mailbox, data_dir: Path, say: Callable[[str], None], until: Callable[[], float], rest: float
+) -> None:
     told = unread.Told(mailbox, data_dir)
-    try:
-        for state in watch(
-            lambda: unread.endpoint_of(mailbox.broker, data_dir),
-            mailbox.mail_id,
-            unread.GROUP,
-            name="mq9 wait",
-            until=until,
-        ):
-            if told.is_news(state):
-                print(unread.words(state), flush=True)
-                time.sleep(QUIET)
-    except MailboxNotFound:
-        pass  # the session makes another one when it needs it
-    except MailboxError as error:
-        print(f"mq9 wait: {str(error)!a:.300}", file=sys.stderr, flush=True)
-        time.sleep(60)  # what it is told by the broker changes with its settings
 
+    def where() -> Endpoint | None:
+        return unread.endpoint_of(mailbox.broker, data_dir)
 
-def _while_parent_lives() -> Callable[[], float]:
-    """How long to go on: a while, as long as the process that started this one is there."""
-    parent = os.getppid()
-    return lambda: 60.0 if os.getppid() == parent else 0.0
+    for state in watch(where, mailbox.mail_id, unread.GROUP, name="mq9 wait", until=until, rest=rest):
+        if told.is_news(state):
+            say(unread.words(state))

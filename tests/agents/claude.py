@@ -54,6 +54,8 @@ class Claude:
             "ANTHROPIC_API_KEY": KEY,
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "DISABLE_AUTOUPDATER": "1",
+            "MCP_CONNECTION_NONBLOCKING": "false",  # else the first turn may begin before a plugin's tools are there
+            "MCP_CONNECT_TIMEOUT_MS": "30000",
             **(environ or {}),
         }
         self._options: list[str] = ["--allowedTools", "mcp__mq9", "mcp__plugin_mq9_mq9"]

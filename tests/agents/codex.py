@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,18 @@ class Codex:
     def session(self, *options: str) -> Terminal:
         """An interactive session in a terminal: `with codex.session() as terminal`."""
         return Terminal([self.program, *options], env=self.environ, cwd=self.project)
+
+    def begin(self, terminal: Terminal, model: Model, prompt: str = "go") -> None:
+        """Types a prompt, and the return key until the model is asked: while it loads, Codex takes no prompt."""
+        terminal.wait_for("Ask Codex to do anything", within=30)
+        count = len(model.requests)
+        terminal.press(prompt.encode())
+        for _ in range(30):
+            time.sleep(1)
+            if len(model.requests) > count:
+                return
+            terminal.press(b"\r")
+        raise AssertionError(f"the model was not asked: {terminal.text[-1500:]}")
 
 
 def _config(model: Model, project: Path, environ: Mapping[str, str], arguments: tuple[str, ...]) -> str:

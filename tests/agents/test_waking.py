@@ -97,6 +97,23 @@ def test_an_idle_claude_code_wakes(
         assert bodies(read) == [BODY]
 
 
+def test_an_idle_codex_wakes_if_it_may(
+    model: Model, codex: MakeCodex, broker: Broker, record_property: Callable[[str, object], None]
+) -> None:
+    model.then(call("check_inbox"), say("I am idle now"), call("check_inbox"), say("read"))
+    agent = codex(environ={"MQ9_WAKE_CODEX": "1"})
+    with agent.session() as terminal:
+        agent.begin(terminal, model)
+        terminal.wait_for("Worked for", after="I am idle now", within=30)
+        sent = send(broker, model.requests[1])
+        told, read = model.wait(4, within=30)[2:]
+        record_property("seconds from send to request", round(told.time - sent, 2))
+        print(f"codex woke after {told.time - sent:.2f} s")
+        assert told.news.count(ONE) == 1
+        assert BODY not in told.text
+        assert bodies(read) == [BODY]
+
+
 def test_a_cleared_claude_code_is_told_of_the_mailbox_it_still_has(
     model: Model, claude: MakeClaude, broker: Broker
 ) -> None:
