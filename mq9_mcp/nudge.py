@@ -25,11 +25,12 @@ _THREAD = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class CodexQueue:
-    """Watches the mailboxes of Codex's threads, as they call, until this process ends with its host."""
+    """Watches the mailboxes of Codex's threads, as they call, until it is closed or its process ends with its host."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
         self._watched: set[str] = set()
+        self._open = True
 
     def watch(self, thread_id: str) -> None:
         """Wakes this thread from now on when there is new mail."""
@@ -39,7 +40,18 @@ class CodexQueue:
         threading.Thread(target=self._follow, args=(thread_id,), name="mq9-nudge", daemon=True).start()
 
     def _follow(self, thread_id: str) -> None:
-        follow("codex", thread_id, self._data_dir, lambda words: _queue(thread_id, words), rest=HEAD_START)
+        follow(
+            "codex",
+            thread_id,
+            self._data_dir,
+            lambda words: _queue(thread_id, words),
+            until=lambda: 60.0 if self._open else 0.0,
+            rest=HEAD_START,
+        )
+
+    def close(self) -> None:
+        """Ends it, within a second or two."""
+        self._open = False
 
 
 def _queue(thread_id: str, words: str) -> None:

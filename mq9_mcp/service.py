@@ -102,6 +102,8 @@ class Service:
             await asyncio.wait((self._background,), timeout=0.1)
         if self._client is not None:
             await self._client.close()
+        if self.codex is not None:
+            self.codex.close()
 
     async def _run(self) -> None:
         try:

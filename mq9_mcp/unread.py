@@ -16,7 +16,6 @@ from mq9_mcp.endpoint import Endpoint, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
     from typing import Any, TypeAlias
 
@@ -46,6 +45,8 @@ def mailbox_of(host: str, session: str, data_dir: Path) -> Mailbox | None:
         content = json.loads((data_dir / "agents" / "sessions.json").read_bytes())
         found = []
         for key, entry in content["sessions"].items():
+            if session not in key:
+                continue
             broker, kind, name, *_ = json.loads(key)
             if (kind, name) == (KINDS[host], session):
                 found.append((entry["expires_at"], str(broker), str(entry["mail_id"]), str(entry["send_only"])))
@@ -144,15 +145,21 @@ class Told:
 
     def is_news(self, state: Counts, *, again: bool = False) -> bool:
         """Whether there is something to say of `state`, which counts as said from now on: mail that came since, or,
-        with `again`, any that is unread."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
+        with `again`, any that is unread. Nothing is news where that can't be kept: it would be told again and again."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            return False
         try:
             autostart.lock(file)
             before = _parsed(os.read(file, 200))
-            if state != before:
+            if list(state) != before:
                 os.ftruncate(file, 0)
-                os.pwrite(file, json.dumps(state).encode(), 0)
+                os.lseek(file, 0, os.SEEK_SET)
+                os.write(file, json.dumps(state).encode())
+        except OSError:
+            return False
         finally:
             os.close(file)
         return unread(state) > 0 and (again or any(now > then for now, then in zip(state, before, strict=True)))
@@ -165,7 +172,7 @@ class Told:
                     file.unlink()
 
 
-def _parsed(data: bytes) -> Sequence[int]:
+def _parsed(data: bytes) -> list[int]:
     try:
         state = [int(number) for number in json.loads(data)]
     except (ValueError, TypeError):

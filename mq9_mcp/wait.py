@@ -73,7 +73,7 @@ def follow(
     data_dir: Path,
     say: Callable[[str], None],
     *,
-    until: Callable[[], float] = lambda: 60.0,
+    until: Callable[[], float],
     rest: float = REST,
 ) -> None:
     """Calls `say` with the words for all that is new in the session's own mailbox, from when it has one."""

@@ -19,7 +19,7 @@ import codex as codex_cli
 import pytest
 from model import Model
 
-from e2e.harness import Broker
+from e2e.harness import Broker, eventually
 
 
 @pytest.fixture
@@ -29,7 +29,25 @@ def model() -> Iterator[Model]:
 
 
 @pytest.fixture
-def claude(model: Model, broker: Broker, tmp_path: Path) -> Callable[..., claude_code.Claude]:
+def nothing_left(broker: Broker) -> Iterator[None]:
+    """What an agent starts ends with it: servers, hooks, monitors. They are known by their environment."""
+    yield
+    assert eventually(lambda: not _started_with(broker.data_dir), within=15), _started_with(broker.data_dir)
+
+
+def _started_with(data_dir: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"MQ9_DATA_DIR={data_dir}\0".encode() in (process / "environ").read_bytes() + b"\0":
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def claude(model: Model, broker: Broker, tmp_path: Path, nothing_left: None) -> Callable[..., claude_code.Claude]:
     if claude_code.find() is None:
         pytest.skip(claude_code.NEEDS)
 
@@ -41,7 +59,7 @@ def claude(model: Model, broker: Broker, tmp_path: Path) -> Callable[..., claude
 
 
 @pytest.fixture
-def codex(model: Model, broker: Broker, tmp_path: Path) -> Callable[..., codex_cli.Codex]:
+def codex(model: Model, broker: Broker, tmp_path: Path, nothing_left: None) -> Callable[..., codex_cli.Codex]:
     if codex_cli.find() is None:
         pytest.skip(codex_cli.NEEDS)
 

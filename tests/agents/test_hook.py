@@ -17,7 +17,7 @@ import pytest
 
 from e2e.harness import PRIVATE_ID, Broker, StartBroker, Wire
 from e2e.ways import Certificates, address, port_of
-from mq9_mcp import hook
+from mq9_mcp import hook, unread
 from mq9_mcp.endpoint import shown
 from mq9_mcp.identity import Own, SessionMap, session_key
 
@@ -171,6 +171,40 @@ def test_what_a_result_has_said_is_not_said_again(claude: Session, response: obj
     assert claude.hook("PostToolUse", tool_name="mcp__mq9__send", tool_response=response) != "", "it said less"
     claude.get()
     assert claude.hook("PostToolUse", tool_name="Bash", tool_response=response) != "", "it was no tool of ours"
+
+
+def test_a_session_that_the_host_began_in_the_same_process(claude: Session) -> None:
+    """The server goes on with the mailbox of the one before, and so do its hooks, as long as it runs."""
+    claude.settle()
+    claude.get()
+    claude.environ["CLAUDE_PID"] = str(os.getppid())
+    server = unread.Serving(claude.name, claude.data_dir)
+    with server:
+        assert claude.hook("SessionStart", session_id="another", source="clear") == ONE
+    assert claude.hook("SessionStart", session_id="another") == ""
+    server.__enter__()
+    file = claude.data_dir / "agents" / "hosts" / str(os.getppid())
+    file.write_text(file.read_text().replace(str(os.getpid()), "4194304"))
+    assert claude.hook("SessionStart", session_id="another") == "", "that server was killed"
+
+
+def test_what_is_left_of_old_sessions_is_removed(claude: Session) -> None:
+    claude.settle()
+    for folder in ("told", "hosts"):
+        old = claude.data_dir / "agents" / folder / "1"
+        old.parent.mkdir()
+        old.touch()
+        os.utime(old, (1, 1))
+    claude.hook("SessionStart")
+    assert [file.parent.name for file in claude.data_dir.glob("agents/*/*")] == ["told"], "its own"
+    assert not (claude.data_dir / "agents" / "told" / "1").exists()
+
+
+def test_what_cannot_be_remembered_is_not_told_again_and_again(claude: Session) -> None:
+    claude.settle()
+    claude.get()
+    (claude.data_dir / "agents" / "told").write_text("a file where the folder should be")
+    assert [claude.hook("Stop"), claude.hook("Stop")] == ["", ""]
 
 
 def test_sessions_are_told_of_their_own_mail(claude: Session, broker: Broker) -> None:
