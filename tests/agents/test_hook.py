@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,6 +215,9 @@ def test_sessions_are_told_of_their_own_mail(claude: Session, broker: Broker) ->
     with other.wire:
         other.settle()
         assert other.hook("Stop") == ""
+    namesake = Session(broker, "codex", claude.name)
+    with namesake.wire:
+        assert namesake.hook("Stop") == "", "a session of another host"
     assert claude.hook("Stop", cwd="/elsewhere") == ONE, "its folder does not matter"
 
 
@@ -290,15 +294,28 @@ def test_a_host_that_never_ends_its_event(claude: Session) -> None:
         assert process.wait(hook.WITHIN + 9) == 0
 
 
-def test_something_else_listens_at_a_named_broker(claude: Session) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        claude.settle(f"nats://127.0.0.1:{listener.getsockname()[1]}")
-        listener.settimeout(0)
-        done = claude.run("Stop")
-        assert (done.stdout, done.stderr.count(b"\n")) == (b"", 0 if not done.stderr else 1)
+@pytest.mark.parametrize(
+    "greeting", [b"", b"220 mail.example ESMTP\r\n", b'INFO {"version":"2.15.1"}\r\n', b"INFO 1\r\n"]
+)
+def test_something_else_listens_at_a_named_broker(claude: Session, greeting: bytes) -> None:
+    heard: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
         peer, _ = listener.accept()
         with peer:
-            assert peer.recv(1000) == b"", "it was told nothing, no address either"
+            peer.sendall(greeting)
+            heard.append(peer.recv(1000))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        claude.settle(f"nats://127.0.0.1:{listener.getsockname()[1]}")
+        server = threading.Thread(target=serve, args=(listener,))
+        server.start()
+        done = claude.run("Stop")
+        server.join(10)
+    assert heard == [b""], "it was told nothing, no address either"
+    assert done.stdout == b""
+    assert done.stderr.count(b"\n") <= 1
+    assert (b"is no mq9 broker" in done.stderr) == bool(greeting)
 
 
 # the pair of the NATS documentation

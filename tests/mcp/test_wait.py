@@ -96,10 +96,11 @@ def test_who_waits_delivers_nothing(start: Start, server: Broker) -> None:
     with Wire(server.port) as wire:
         sender, reader = (wire.ask("MAILBOX.CREATE")["mail_id"] for _ in range(2))
         process = start(MQ9_URL=server.url, MQ9_MAILBOX=reader)
-        time.sleep(0.3)
+        time.sleep(1.5)
         headers = f"mq9-from: {sender}\r\nmq9-receipt: delivered\r\n".encode()
         assert wire.ask(f"MAILBOX.{reader}", b"x", headers=headers)["msg_id"] == 1
         assert process.wait(10) == 0
+        time.sleep(0.3)  # a receipt would be stored a moment later
         assert wire.ask(f"MAILBOX.QUERY.{sender}")["messages"] == []
 
 
