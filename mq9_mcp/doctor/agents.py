@@ -157,12 +157,10 @@ def _program(agent: Agent, file: Path, command: str) -> Finding:
     if _runs(command):
         return Finding(agent.name, "ok", f"{agent.title} has mq9: {file} runs {command}")
     missing = f"{command}, which does not exist" if os.path.dirname(command) else f"{command}, which is not on the PATH"
-    return Finding(
-        agent.name,
-        "problem",
-        f"{file} runs {missing}",
-        f"`mq9-mcp install {agent.name}` writes where it is now",
-    )
+    mend = f"`mq9-mcp install {agent.name}` writes where it is now"
+    if agent.plugin and file == agent.file(USER, file):
+        mend = f"`{agent.program} mcp remove {plans.NAME}` removes it, `mq9-mcp install {agent.name}` adds the plugin"
+    return Finding(agent.name, "problem", f"{file} runs {missing}", mend)
 
 
 def _runs(command: str) -> bool:

@@ -26,11 +26,14 @@ class Edit:
 
     def do(self) -> None:
         """Raises Refused."""
+        if self.trace is not None:
+            record.keep(self.path, self.trace)  # first: what cannot be remembered is not done
         if self.after is None:
             files.delete(self.path, self.before or "", self.folders)
         else:
             files.write(self.path, self.before, self.after)
-        record.keep(self.path, self.trace)
+        if self.trace is None:
+            record.keep(self.path, None)
 
 
 class Document:
@@ -39,8 +42,8 @@ class Document:
 
     def __init__(self, path: Path, *, rewind: bool = True) -> None:
         self.path = path
-        self.known = record.load().get(str(path))
         self.before = files.read(path)
+        self.known = None if self.before is None else record.load().get(str(path))
         self.text = self.before or ""
         self.made: list[list[str | int]] = list(self.known.made) if self.known else []
         self._whole = False

@@ -18,24 +18,34 @@ Groups = dict[str, dict[str, Any]]
 _OURS = re.compile(r"""(?:^|[/\\"' ])mq9(?:\.exe)?["']? (?:--url \S+ )?hook (?:codex|claude-code) """)
 
 
-def put(settings: Settings, groups: Groups) -> None:
-    """Adds the group of each event, or puts its command into the handler of ours that is there. Raises Refused."""
+def put(settings: Settings, groups: Groups, force: bool) -> None:
+    """Adds the group of each event in which nothing of ours is. What an earlier `install` wrote, and with `force` what
+    anybody did, gets the command of today. Raises Refused."""
+    written = _written(settings, groups)
     for event, group in groups.items():
-        command = group["hooks"][0]["command"]
-        place = next((place for place, _ in _ours(settings, event)), None)
-        if place is None:
+        (command,) = commands({event: group})
+        there = [place for place, _ in _ours(settings, event)]
+        if not there:
             settings.add(("hooks", event), group)
-        else:
-            settings.put((*place, "command"), command)
+        for place in there:
+            if force or settings.get((*place, "command")) in written:
+                settings.put((*place, "command"), command)
 
 
-def take(settings: Settings) -> None:
-    """Takes out our handlers, and the groups that held nothing else. Raises Refused."""
+def take(settings: Settings, groups: Groups, force: bool) -> None:
+    """Takes out the handlers that `install` wrote, with `force` all of ours, and the groups that held nothing else.
+    Raises Refused."""
+    written = _written(settings, groups)
     events = settings.get(("hooks",))
     for event in list(events) if isinstance(events, dict) else []:
-        while left := list(_ours(settings, event)):
-            place, alone = left[-1]
-            settings.drop(place[:3] if alone else place)
+        for place, alone in reversed(list(_ours(settings, event))):
+            if force or settings.get((*place, "command")) in written:
+                settings.drop(place[:3] if alone else place)
+
+
+def commands(groups: Groups) -> list[str]:
+    """The commands of all handlers."""
+    return [handler["command"] for group in groups.values() for handler in group["hooks"]]
 
 
 def ours(settings: Settings) -> Iterator[tuple[str, tuple[int, int], str]]:
@@ -44,6 +54,12 @@ def ours(settings: Settings) -> Iterator[tuple[str, tuple[int, int], str]]:
     for event in events if isinstance(events, dict) else {}:
         for place, _ in _ours(settings, event):
             yield event, (int(place[2]), int(place[4])), str(settings.get((*place, "command")))
+
+
+def _written(settings: Settings, groups: Groups) -> list[str]:
+    """The commands that the last `install` wrote; where that is not known, those that it would write."""
+    known = settings.document.known
+    return known.wrote if known and isinstance(known.wrote, list) else commands(groups)
 
 
 def _ours(settings: Settings, event: str) -> Iterator[tuple[tuple[str | int, ...], bool]]:

@@ -60,9 +60,14 @@ def install(agent: Agent, wish: Wish) -> Plan:
     if wish.scope != USER and os.path.isabs(wanted["command"]):
         plan.notes.append(f"{wanted['command']} is a path of this machine: others who share the project have another")
     if agent.hooks and wish.scope == USER and wish.hooks and not plan.kept:
-        there = Settings(agent.hooks)
-        hooks.put(there, plugin.codex(program.command(program.COMMAND, desktop=agent.desktop)))
-        plan.add(there.installed(True))
+        there, groups = Settings(agent.hooks), _groups(agent)
+        hooks.put(there, groups, wish.force)
+        plan.add(there.installed(hooks.commands(groups)))
+        if plan.edits and set(settings.get(("hooks",)) or {}) - {"state"}:
+            plan.notes.append(
+                f"{settings.document.path} has hooks, too. {agent.title} runs both, and says at its start that it "
+                f"would rather have them in one file"
+            )
     return plan
 
 
@@ -79,7 +84,7 @@ def uninstall(agent: Agent, wish: Wish) -> Plan:
         plan.add(settings.uninstalled())
     if agent.hooks and wish.scope == USER:
         there = Settings(agent.hooks)
-        hooks.take(there)
+        hooks.take(there, _groups(agent), wish.force)
         plan.add(there.uninstalled())
     plan.edits.reverse()
     return plan
@@ -136,8 +141,8 @@ def _of_plugin(agent: Agent, folder: Path, project: Path) -> Iterator[tuple[Path
 
 def beside(agent: Agent, project: Path) -> Iterator[str]:
     """What stands beside a plugin and was written by the agent's own command. Raises Refused."""
-    for file, there in entries(agent, project):
-        if agent.plugin and not file.is_relative_to(agent.plugin):
+    for file, there in _of_plugin(agent, agent.plugin, project) if agent.plugin else ():
+        if file == agent.file(USER, project):
             yield (
                 f"{file} has a server {NAME}, too: {shown(there, words=1)}. Of two that run the same program "
                 f"{agent.title} takes that one, of others both: `{agent.program} mcp remove {NAME}` removes it"
@@ -200,6 +205,10 @@ def _take_entry(
         return False
     settings.drop(path)
     return True
+
+
+def _groups(agent: Agent) -> hooks.Groups:
+    return plugin.codex(program.command(program.COMMAND, desktop=agent.desktop))
 
 
 def rendered(agent: Agent, wish: Wish) -> dict[str, str]:

@@ -333,6 +333,32 @@ def test_the_same_program_under_another_name_counts_as_installed(home: Path, mon
     assert not (home / ".codex/hooks.json").exists()  # which was
 
 
+def test_hooks_that_somebody_else_wrote_stay(home: Path) -> None:
+    mine = {"type": "command", "command": "MQ9_DATA_DIR=/x mq9 hook codex Stop"}
+    path = a_user_with(".codex/hooks.json", json.dumps({"hooks": {"Stop": [{"hooks": [mine]}]}}))
+    assert run("install", "codex", "--yes").code == 0
+    hooks = json.loads(path.read_text())["hooks"]
+    assert hooks["Stop"] == [{"hooks": [mine]}]
+    assert len(hooks) > 1
+    path.write_text(json.dumps({"hooks": hooks}))
+    assert run("uninstall", "codex", "--yes").code == 0
+    assert json.loads(path.read_text()) == {"hooks": {"Stop": [{"hooks": [mine]}]}}
+
+
+def test_two_files_of_hooks_are_worth_a_word(home: Path) -> None:
+    a_user_with(FILES["codex"], '[[hooks.Stop]]\n[[hooks.Stop.hooks]]\ntype = "command"\ncommand = "true"\n')
+    assert "would rather have them in one file" in run("install", "codex", "--yes").out
+
+
+def test_nothing_is_done_that_cannot_be_remembered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "file"))
+    monkeypatch.setattr("mq9_mcp.install.record.file", lambda: home / "file" / "installed.json")
+    done = run("install", "cursor", "--yes")
+    assert (done.code, "cannot write" in done.err or "cannot read" in done.err) == (2, True)
+    assert not (home / ".cursor").exists()
+
+
 def test_a_plugin_file_that_was_changed_stays(home: Path) -> None:
     run("install", "claude-code", "--yes")
     hooks = home / ".claude/skills/mq9/hooks/hooks.json"
@@ -427,6 +453,10 @@ def test_new_files_are_for_their_user_alone(home: Path) -> None:
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
 
 
+def names(home: Path) -> list[Path]:
+    return sorted(path for path in home.rglob("*") if ".local" not in path.parts)
+
+
 def folder_in_its_place(path: Path) -> None:
     path.mkdir(parents=True)
 
@@ -464,12 +494,12 @@ def read_only(path: Path) -> None:
 def test_what_is_no_file_to_write_is_left_alone(spoil: Any, said: str, home: Path) -> None:
     path = home / FILES["cursor"]
     spoil(path)
-    before = sorted(home.rglob("*"))
+    before = names(home)
     done = run("install", "cursor", "--yes")
     assert done.code == 2
     assert said in done.err
     assert done.err.count("\n") == 1
-    assert sorted(home.rglob("*")) == before
+    assert names(home) == before
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may read and write everything")
