@@ -11,10 +11,8 @@ import asyncio
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -23,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mq9_mcp import autostart
+from mq9_mcp.install import program
+from mq9_mcp.install.files import Refused
 from mq9_mcp.screen import Screen, one_line
 
 if TYPE_CHECKING:
@@ -93,29 +93,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             said = f"something unexpected ended it: {type(cause).__name__}: {said}"
         screen.line(("✗ ", "bold red"), one_line(said))
         return 1
-    command = server_command()
+    command = own_command()
     screen.line()
     screen.line((f"All of it was checked, in {time.monotonic() - begun:.1f} seconds.", "bold"), " Now for your agent:")
-    screen.line("  Claude Code   ", (f"claude mcp add mq9 -- {command}", "bold cyan"))
-    screen.line("  Codex         ", (f"codex mcp add mq9 -- {command}", "bold cyan"))
+    screen.line("  Claude Code   ", (f"{command} install claude-code", "bold cyan"))
+    screen.line("  Codex         ", (f"{command} install codex", "bold cyan"))
     screen.line("The broker starts by itself with the first agent. What a shell can do: mq9 --help")
     screen.flush()
     return 0
 
 
-def server_command() -> str:
-    """How to start the MCP server from anywhere: its name where that finds this one, else its full path.
-
-    A virtual environment is on the PATH of those who activated it, and not of the agents they start later.
-    """
-    script = Path(sysconfig.get_path("scripts"), "mq9-mcp.exe" if sys.platform == "win32" else "mq9-mcp")
-    found = shutil.which("mq9-mcp")
-    activated = sys.prefix != sys.base_prefix and found and Path(found).parent == script.parent
-    if found and not activated and script.exists() and os.path.samefile(found, script):
-        return "mq9-mcp"
-    if script.exists():
-        return shlex.quote(str(script))
-    return f"{shlex.quote(sys.executable)} -m mq9_mcp"
+def own_command() -> str:
+    """How to start this program from anywhere: its name where that finds this one, else its path."""
+    try:
+        return shlex.quote(program.command(program.SERVER, desktop=False))
+    except Refused:
+        return f"{shlex.quote(sys.executable)} -m mq9_mcp"
 
 
 async def _run(screen: Screen, folder: Path) -> None:

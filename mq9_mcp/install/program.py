@@ -38,9 +38,11 @@ def passes() -> bool:
 
 
 def _lasting_path() -> str:
-    """The PATH without the folders of virtual environments."""
-    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return os.pathsep.join(one for one in folders if one and not (Path(one).parent / "pyvenv.cfg").exists())
+    """The PATH without the folders of virtual environments, which are there only where one is active."""
+    folders = [Path(one) for one in os.environ.get("PATH", os.defpath).split(os.pathsep) if one]
+    marks = ("pyvenv.cfg", "conda-meta")
+    lasting = [one for one in folders if not any((one.parent / mark).exists() for mark in marks)]
+    return os.pathsep.join(map(str, lasting))
 
 
 def same(one: object, other: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-patiently = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+patiently = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 NAMES = st.sampled_from(["mcpServers", "mq9", "servers", "other", "a", "", 'say "x"', "ключ", "hooks", "Stop"])
 SCALARS = st.one_of(

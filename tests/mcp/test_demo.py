@@ -52,8 +52,8 @@ def test_the_whole_story(tmp_path: Path) -> None:
         "check_inbox, create_mailbox, list_public, send",
     ):
         assert words in done.stdout, words
-    assert f"claude mcp add mq9 -- {demo.server_command()}" in done.stdout
-    assert f"codex mcp add mq9 -- {demo.server_command()}" in done.stdout
+    assert f"{demo.own_command()} install claude-code" in done.stdout
+    assert f"{demo.own_command()} install codex" in done.stdout
     assert list(tmp_path.iterdir()) == []
     assert children_of(tmp_path) == []
 
@@ -94,20 +94,21 @@ def test_a_broker_that_does_not_start(
     assert "✗ the broker does not run: it said nothing" in capsys.readouterr().out
 
 
-def test_how_to_start_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_to_start_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a venv" / "bin"
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path / "a venv"))
-    assert demo.server_command() == f"{sys.executable} -m mq9_mcp"
-    script = tmp_path / "a venv" / "mq9-mcp"
-    script.parent.mkdir()
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(folder))
+    assert demo.own_command() == f"{sys.executable} -m mq9_mcp"
+    script = folder / "mq9-mcp"
+    folder.mkdir(parents=True)
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
-    assert demo.server_command() == f"'{script}'"
+    assert demo.own_command() == f"'{script}'"
     # an environment that is only activated here
-    monkeypatch.setattr("sys.prefix", str(tmp_path / "a venv"))
-    monkeypatch.setenv("PATH", str(script.parent))
-    assert demo.server_command() == f"'{script}'"
+    (folder.parent / "pyvenv.cfg").touch()
+    monkeypatch.setenv("PATH", str(folder))
+    assert demo.own_command() == f"'{script}'"
     # one whose programs are linked to a folder on everybody's PATH
     (tmp_path / "mq9-mcp").symlink_to(script)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert demo.server_command() == "mq9-mcp"
+    assert demo.own_command() == "mq9-mcp"
