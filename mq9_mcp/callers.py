@@ -9,6 +9,7 @@ one comes from whoever knows the private address that it gives.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -20,6 +21,7 @@ from mq9_mcp.reading import Inbox
 from mq9_mcp.service import Agent, Service
 
 SESSION_HEADER = "mcp-session-id"
+HANDED = "mq9.handed"  # in the scope of an HTTP request: what takes back what was handed, if it is not answered
 REMEMBERED = 100  # results that can be taken back
 
 Request = ServerRequestContext[Service, Any]
@@ -64,6 +66,8 @@ class Handed:
         """The call is answered with this: what is in it may be acknowledged when the agent reads again."""
         agent.reader.handed(inbox)
         self._results[_http_session(request), str(request.request_id)] = (agent, inbox)
+        if request.request is not None:
+            request.request.scope.get(HANDED, []).append(partial(agent.reader.take_back, inbox))
 
     async def __call__(self, ctx: Request, call_next: CallNext) -> HandlerResult:
         """The server's middleware: takes back what a cancelled call was answered with; begins to connect to the broker

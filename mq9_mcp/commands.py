@@ -210,11 +210,8 @@ async def status(options: argparse.Namespace, screen: Screen) -> int:
         fields = {"url": url and shown(url), "version": version, "reachable": not problem}
         screen.record({**fields, "data_dir": str(directory), "problem": problem or None})
     else:
-        state = (
-            (one_line(problem), "yellow")
-            if problem
-            else (f"{shown(url or '')}  mq9 {one_line(version or '')}", "green")
-        )
+        found = f"{shown(url or '')}  mq9 {version}"
+        state = (one_line(problem), "yellow") if problem else (one_line(found), "green")
         screen.line("broker    ", state)
         screen.line(f"data      {directory}" + ("  (not of this broker: it was named by its URL)" if named else ""))
     return 1 if problem else 0

@@ -44,7 +44,7 @@ class Home:
         self._lost: str | None = None
         self._sought = False
         self._renewed_at = 0.0
-        self._changing = anyio.Lock()
+        self._changing = anyio.Lock(fast_acquire=True)
 
     async def known(self) -> Own | None:
         """The mailbox if there is one already."""

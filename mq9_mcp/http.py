@@ -14,17 +14,18 @@ import re
 import socket
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import anyio
+from mq9_mcp.callers import HANDED
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATH = "/mcp"
 VARIABLE = "MQ9_HTTP_TOKEN"
@@ -117,7 +118,32 @@ class Door:
                 await _answer(send, 401, text, (b"www-authenticate", b'Bearer realm="mq9"' + wrong))
                 return
             scope["user"] = _user(token)
-        await self._app(scope, receive, send)
+        await self._answered(scope, receive, send)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Has the request answered, and takes back what was handed to a caller who left before the answer was."""
+        handed: list[Callable[[], None]] = []
+        scope[HANDED] = handed
+        gone = answered = False
+
+        async def hear() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect"
+            return message
+
+        async def say(message: Message) -> None:
+            nonlocal answered
+            await send(message)
+            last = message["type"] == "http.response.body" and not message.get("more_body")
+            answered = answered or (last and not gone)
+
+        try:
+            await self._app(scope, hear, say)
+        finally:
+            if not answered:
+                for take_back in handed:
+                    take_back()
 
     def _known(self, shown: Sequence[bytes]) -> Token | None:
         """The token in the one Authorization header. All are compared, each in a time that tells nothing."""
@@ -173,7 +199,7 @@ def serve(url: str | None, host: str, port: int, tokens: Sequence[Token]) -> Non
     import uvicorn
     from mcp.server.transport_security import TransportSecuritySettings
 
-    from mq9_mcp.server import make_server
+    from mq9_mcp.server import make_server, run
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listener:
@@ -188,4 +214,4 @@ def serve(url: str | None, host: str, port: int, tokens: Sequence[Token]) -> Non
         config = uvicorn.Config(
             Door(app, tokens, host), log_config=None, access_log=False, timeout_graceful_shutdown=STOP_WITHIN
         )
-        anyio.run(uvicorn.Server(config).serve, [listener])
+        run(partial(uvicorn.Server(config).serve, [listener]))

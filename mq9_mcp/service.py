@@ -74,7 +74,7 @@ class Service:
         self._sessions = SessionMap(data_dir)
         self.codex = CodexQueue(data_dir) if environ.get("MQ9_WAKE_CODEX", "0") not in ("", "0") else None
         self._client: AsyncMailbox | None = None
-        self._connecting = anyio.Lock()
+        self._connecting = anyio.Lock(fast_acquire=True)
         self._background: asyncio.Task[None] | None = None
         self._remembered: Agents = Recent(SESSIONS)
         self._passing: Agents = Recent(SESSIONS)

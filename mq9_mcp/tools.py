@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal
@@ -133,7 +134,7 @@ def make_tools(handed: Handed) -> list[Tool]:
         receipt: Annotated[bool, Field(description="get a message when it is first read, or lost")] = False,
     ) -> SentMessage:
         agent = agent_of(request, reply_to)
-        sent = await agent.send(
+        sending = agent.send(
             to,
             body,
             subject=subject,
@@ -144,7 +145,7 @@ def make_tools(handed: Handed) -> list[Tool]:
             delay=delay_seconds,
             receipt=receipt,
         )
-        unread = await agent.unread()
+        sent, unread = await asyncio.gather(sending, agent.unread())
         if sent is None:
             return SentMessage(stored=False, unread=unread)
         return SentMessage(msg_id=max(sent.msg_id, 0), stored=True, unread=unread)
@@ -162,11 +163,15 @@ def make_tools(handed: Handed) -> list[Tool]:
         async def on_wait(seconds: float) -> None:
             await request.session.report_progress(seconds, wait_seconds, "waiting for mail")
 
-        inbox = await agent.check_inbox(
+        reading = agent.check_inbox(
             mailbox, wait=wait_seconds, limit=limit, group=group, include_read=include_read, on_wait=on_wait
         )
-        unread = await agent.unread() if inbox.unread is None else inbox.unread
-        shown = inbox_of(inbox, unread, request.lifespan_context.now())
+        if mailbox and not wait_seconds:
+            inbox, unread = await asyncio.gather(reading, agent.unread())
+        else:
+            inbox = await reading
+            unread = await agent.unread() if inbox.unread is None else 0
+        shown = inbox_of(inbox, unread if inbox.unread is None else inbox.unread, request.lifespan_context.now())
         handed.over(request, agent, inbox)
         return shown
 
@@ -174,8 +179,8 @@ def make_tools(handed: Handed) -> list[Tool]:
         request: Request, prefix: Annotated[str, Field(description="how the names begin")] = ""
     ) -> Listing:
         agent = agent_of(request)
-        directory = await agent.list_public(prefix)
-        return listing_of(directory, await agent.unread(), request.lifespan_context.now())
+        directory, unread = await asyncio.gather(agent.list_public(prefix), agent.unread())
+        return listing_of(directory, unread, request.lifespan_context.now())
 
     return [
         Tool(

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import nats.errors
-
 from mq9_mcp.errors import MailboxError, MailboxNotFound
 from mq9_mcp.mail import PREFIX
 
@@ -80,6 +78,8 @@ def _lost(link: Connection) -> asyncio.Future[None]:
 async def directory_changes(client: Client) -> AsyncGenerator[None, None]:
     """Yields when it begins to listen, then whenever a public mailbox has come or gone. Raises MailboxError when it
     cannot begin."""
+    import nats.errors  # which no start needs to wait for
+
     begun = False
     news = asyncio.Event()
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ from mcp.client.subscriptions import ResourceUpdated
 from mcp.types import EmptyResult, ResourceUpdatedNotification, SubscribeRequest, SubscribeRequestParams
 
 from e2e.harness import Broker, Peer, eventually, fresh_name
+from mq9_mcp.callers import HANDED
+from mq9_mcp.http import Door
 from mq9_mcp.resources import OWN, PUBLIC
 
 pytestmark = pytest.mark.anyio
@@ -93,10 +95,11 @@ async def test_without_a_session_the_address_says_who_it_is(url: str) -> None:
         assert bodies(await call(alice, "check_inbox", mailbox=mine["mail_id"])) == []
 
 
-async def test_a_cancelled_call_loses_nothing(guarded: Guarded, era: str) -> None:
-    async with caller(guarded, ALICE, era) as alice, caller(guarded, BOB, era) as bob:
+async def test_a_cancelled_call_loses_nothing(guarded: Guarded) -> None:
+    """Not even an answer that crosses the cancellation, of which the server hears in the handshake era."""
+    async with caller(guarded, ALICE, "legacy") as alice, caller(guarded, BOB, "legacy") as bob:
         to_bob = await own_address(bob)
-        sent = [f"{era} {number}" for number in range(10)]
+        sent = [f"old {number}" for number in range(10)]
         seen: list[str] = []
         for number, text in enumerate(sent):
             waiting = asyncio.create_task(call(bob, "check_inbox", wait_seconds=30))
@@ -110,6 +113,51 @@ async def test_a_cancelled_call_loses_nothing(guarded: Guarded, era: str) -> Non
         while more := bodies(await call(bob, "check_inbox")):
             seen += more
         assert [text for text in dict.fromkeys(seen) if text in sent] == sent
+
+
+async def test_a_call_that_was_hung_up_on_loses_nothing(guarded: Guarded) -> None:
+    """The way to cancel since 2026-07-28."""
+    async with caller(guarded, ALICE, "auto") as alice, caller(guarded, BOB, "auto") as bob:
+        to_bob = await own_address(bob)
+        for text in ("new 0", "new 1"):
+            waiting = asyncio.create_task(call(bob, "check_inbox", wait_seconds=30))
+            await asyncio.sleep(0.2)
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+            await asyncio.sleep(0.2)
+            await call(alice, "send", to=to_bob, body=text)
+            assert bodies(await call(bob, "check_inbox", wait_seconds=5)) == [text]
+
+
+@pytest.mark.parametrize("event", ["answered", "hung up before the answer", "hung up within it", "broken", "cancelled"])
+async def test_what_was_handed_is_taken_back_when_nobody_is_there(event: str) -> None:
+    taken: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope[HANDED].append(lambda: taken.append("back"))
+        if event == "hung up before the answer":
+            await receive()
+        elif event == "broken":
+            raise RuntimeError
+        elif event == "cancelled":
+            raise asyncio.CancelledError
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"1", "more_body": True})
+        if event == "hung up within it":
+            await receive()
+        await send({"type": "http.response.body", "body": b"2"})
+        await receive()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    scope = {"type": "http", "headers": [(b"host", b"localhost")]}
+    with suppress(RuntimeError, asyncio.CancelledError):
+        await Door(app, [], "127.0.0.1")(scope, receive, send)
+    assert taken == ([] if event == "answered" else ["back"])
 
 
 async def test_a_long_wait_reports_progress(guarded: Guarded, server: Broker, tmp_path: Path) -> None:

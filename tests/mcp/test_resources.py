@@ -23,7 +23,7 @@ from mcp.types import (
     UnsubscribeRequestParams,
 )
 
-from e2e.harness import NOBODY, NOBODY_SEND_ONLY, Connect, Peer, StartBroker, fresh_name
+from e2e.harness import NOBODY, NOBODY_SEND_ONLY, PRIVATE_ID, Connect, Peer, StartBroker, fresh_name
 from mq9_mcp import subscriptions
 from mq9_mcp.excerpt import RESULT
 from mq9_mcp.resources import OWN, PUBLIC, TEMPLATE
@@ -72,7 +72,7 @@ async def test_own_and_public_mailboxes_are_listed(agent: Open, peer: Peer) -> N
         assert PUBLIC + unlisted not in found
         first = await alice.list_resources()
         assert "IGNORE" not in first.model_dump_json()
-        assert "m-" not in first.model_dump_json().replace("from-", "")
+        assert not PRIVATE_ID.search(first.model_dump_json().encode())
         (template,) = (await alice.list_resource_templates()).resource_templates
         assert template.uri_template == TEMPLATE
 
