@@ -138,8 +138,8 @@ def rows(report: Report) -> Iterator[Row]:
 
 def _row(mark: Mark, figure: Figure) -> Row:
     ours = figure.median("mq9")
-    theirs = figure.median(mark.peer) if mark.peer else None
-    ratio = ours / theirs if ours is not None and theirs else None
+    theirs = figure.median(mark.peer or _JETSTREAM)
+    ratio = ours / theirs if mark.peer and ours is not None and theirs else None
     # rounds are neighbours in time: what slows the machine slows both
     pairs = zip(figure.samples.get("mq9", []), figure.samples.get(mark.peer or "", []), strict=False)
     ratios = [first / second for first, second in pairs if second]

@@ -184,7 +184,7 @@ def _panel(axes: Any, report: Report, plot: Plot, case: str, unit: str) -> None:
     if len(xs) > 2:
         axes.set_xscale("log") if all(xs) else axes.set_xscale("symlog", linthresh=xs[1])
         axes.set_xticks(xs[:: -(-len(xs) // 6)])
-    if values and min(values) > 0 and max(values) > 20 * min(values):
+    if values and min(values) > 0 and max(values) > 30 * min(values):
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
