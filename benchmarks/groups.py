@@ -61,7 +61,7 @@ def _place(client: Any, name: str, settings: dict[str, object]) -> str:
 def _empty(clients: Sequence[Client], members: Sequence[Member], count: int) -> float:
     """Seconds until `count` messages came and were acknowledged."""
     pieces: list[list[bytes]] = [[] for _ in clients]
-    got = 0
+    got, buffer = 0, memoryview(bytearray(CHUNK))
     with selectors.DefaultSelector() as selector:
         for each in zip(clients, members, pieces, strict=True):
             selector.register(each[0].sock, selectors.EVENT_READ, each)
@@ -74,9 +74,9 @@ def _empty(clients: Sequence[Client], members: Sequence[Member], count: int) -> 
                 raise WireError(f"{got:,} of {count:,} messages came, then nothing for 20 s")
             for key, _ in ready:
                 client, member, received = key.data
-                if not (data := client.sock.recv(CHUNK)):
+                if not (size := client.sock.recv_into(buffer)):
                     raise WireError("the server closed a member's connection")
-                received.append(data)
+                received.append(data := bytes(buffer[:size]))
                 new, answer = member.take(data)
                 got += new
                 if answer:
