@@ -60,6 +60,7 @@ MAILBOXES = {
     "mailbox-old-style": "the broker answers requests of that kind too",
     "mailbox-queue-group": "each message to one of two members, the next member goes on",
     "mailbox-fetch-and-ack": "leased, acknowledged, waited for",
+    "mailbox-acknowledge": "+WPI, -NAK, +TERM and +ACK, by what the library has for them, and a request with one",
     "mailbox-reply-address": "respond() sends into the mailbox that the sender named",
     "mailbox-refused-wildcard": "a permissions error names the subject, the connection lives",
     "mailbox-refused-publish": "the same for mail to nobody without a reply subject",

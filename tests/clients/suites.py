@@ -16,6 +16,8 @@ from clients.checks import CORE, MAILBOXES, MISSING, WAYS_IN
 from clients.servers import Servers
 
 PROGRAMS = Path(__file__).parent / "programs"
+#: The package with which clients for JavaScript acknowledge.
+_ACKS = "@nats-io/jetstream"
 SET_UP = "run: bash tests/clients/set_up.sh"
 #: Debian's folder of Go packages; the client library for Go is one of them.
 GO_PACKAGES = Path("/usr/share/gocode")
@@ -88,9 +90,9 @@ SUITES = {
     suite.name: suite
     for suite in (
         Suite("nats-py", _nothing, lambda folder: [sys.executable, str(PROGRAMS / "nats_py.py")]),
-        Suite("transport-node", lambda: node_missing("@nats-io/transport-node"), _javascript("transport-node")),
+        Suite("transport-node", lambda: node_missing("@nats-io/transport-node", _ACKS), _javascript("transport-node")),
         Suite("nats.js", lambda: node_missing("nats"), _javascript("nats")),
-        Suite("websocket", lambda: node_missing("@nats-io/nats-core", "ws"), _javascript("nats-core"), websocket=True),
+        Suite("websocket", lambda: node_missing("@nats-io/nats-core", _ACKS, "ws"), _javascript("nats-core"), True),
         Suite("libnats", _no_libnats, _c),
         Suite("nats.go", _no_go, _go),
     )

@@ -779,6 +779,43 @@ static void mailbox_fetch_and_ack(void) {
     has(take_text(waited), "\"messages\":[{\"msg_id\":4,\"payload\":\"four\"");
 }
 
+static void reply_with(Peer *peer, natsMsg *message, const char *word) {
+    publish(peer, natsMsg_GetReply(message), word);
+}
+
+static void mailbox_acknowledge(void) {
+    static const char *payloads[] = {"slow", "again", "hopeless", "asked"};
+    Peer *peer = connect_plain();
+    Mailbox dead = create_private(peer);
+    natsMsg *given[4], *reply = NULL;
+    char body[TEXT];
+    snprintf(body, sizeof body, "{\"ack\":\"explicit\",\"retain\":\"ack\",\"dead_letter\":\"%s\"}", dead.send_only);
+    Mailbox box = create(peer, body);
+    for (int n = 0; n < 4; n++) send_to(peer, &box, payloads[n]);
+    natsSubscription *member = listen_to(peer, box.inbox, "workers");
+    for (int n = 0; n < 4; n++) same(natsMsg_GetData(given[n] = take(member)), payloads[n]);
+    reply_with(peer, given[0], "+WPI");
+    reply_with(peer, given[0], "+ACK");
+    reply_with(peer, given[1], "-NAK");
+    natsMsg *again = take(member);
+    same(natsMsg_GetData(again), "again");
+    same(header(again, "mq9-deliveries"), "2");
+    reply_with(peer, again, "+ACK");
+    reply_with(peer, given[2], "+TERM");
+    OK(natsConnection_RequestString(&reply, peer->nc, natsMsg_GetReply(given[3]), "+ACK", 10000));
+    same(natsMsg_GetData(reply), "{\"error\":\"\"}");
+    natsMsg_Destroy(reply);
+    natsMsg_Destroy(again);
+    for (int n = 0; n < 4; n++) natsMsg_Destroy(given[n]);
+    has(ask(peer, "MAILBOX.QUERY.", box.mail_id, ""), "\"unread\":0");
+    const char *said = ask(peer, "MAILBOX.QUERY.", dead.mail_id, "");
+    has(said, "\"payload\":\"hopeless\"");
+    has(said, "\"mq9-dead-reason\":\"terminated\"");
+    has(said, "\"unread\":1");
+    HOLDS(waiting(peer, member) == 0);
+    HOLDS(atomic_load(&peer->errors) == 0);
+}
+
 static void mailbox_reply_address(void) {
     Peer *asker = connect_plain(), *answerer = connect_plain();
     Mailbox question = create_private(answerer), answers = create_private(asker);
@@ -972,6 +1009,7 @@ static const struct {
     {"mailbox-old-style", mailbox_old_style},
     {"mailbox-queue-group", mailbox_queue_group},
     {"mailbox-fetch-and-ack", mailbox_fetch_and_ack},
+    {"mailbox-acknowledge", mailbox_acknowledge},
     {"mailbox-reply-address", mailbox_reply_address},
     {"mailbox-refused-wildcard", mailbox_refused_wildcard},
     {"mailbox-refused-publish", mailbox_refused_publish},

@@ -227,10 +227,12 @@ type answer struct {
 	SendOnly string `json:"send_only"`
 	Owner    string `json:"owner"`
 	Messages []struct {
-		ID       int    `json:"msg_id"`
-		Payload  string `json:"payload"`
-		Encoding string `json:"encoding"`
+		ID       int            `json:"msg_id"`
+		Payload  string         `json:"payload"`
+		Encoding string         `json:"encoding"`
+		Headers  map[string]any `json:"headers"`
 	} `json:"messages"`
+	Unread    int `json:"unread"`
 	Mailboxes []struct {
 		MailID string `json:"mail_id"`
 		Desc   string `json:"desc"`
@@ -577,6 +579,29 @@ var checks = map[string]func(){
 		var late answer
 		ok(json.Unmarshal(next(replies).Data, &late))
 		equal(late.payloads(), []string{"four"})
+	},
+
+	"mailbox-acknowledge": func() {
+		peer := connect()
+		dead := peer.create("{}")
+		box := peer.create(`{"ack":"explicit","retain":"ack","dead_letter":"` + dead.SendOnly + `"}`)
+		peer.send(box, "slow", "again", "hopeless", "asked")
+		member := peer.listen(box.Inbox, "workers")
+		slow, again, hopeless, asked := next(member), next(member), next(member), next(member)
+		ok(slow.InProgress())
+		ok(slow.Ack())
+		ok(again.Nak())
+		again = next(member)
+		equal([]string{string(again.Data), again.Header.Get("mq9-deliveries")}, []string{"again", "2"})
+		ok(again.Ack())
+		ok(hopeless.Term())
+		ok(asked.AckSync(nats.AckWait(patient)))
+		equal(peer.ask("MAILBOX.QUERY."+box.MailID, "", nil).Unread, 0)
+		letters := peer.ask("MAILBOX.QUERY."+dead.MailID, "", nil)
+		equal(letters.payloads(), []string{"hopeless"})
+		equal(letters.Messages[0].Headers["mq9-dead-reason"], "terminated")
+		equal(peer.left(member), []string{})
+		equal(peer.told(&peer.errors), []string{})
 	},
 
 	"mailbox-reply-address": func() {

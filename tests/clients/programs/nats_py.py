@@ -576,6 +576,29 @@ async def mailbox_fetch_and_ack() -> None:
 
 
 @check
+async def mailbox_acknowledge() -> None:
+    nc = await connect()
+    dead = await nc.create()
+    made = await nc.create(ack="explicit", retain="ack", dead_letter=dead["send_only"])
+    for payload in (b"slow", b"again", b"hopeless", b"asked"):
+        await nc.send(made["send_only"], payload)
+    member = await nc.subscribe(made["inbox"], queue="workers")
+    slow, again, hopeless, asked = await take(member, 4)
+    await slow.in_progress()
+    await slow.ack()
+    await again.nak()
+    (again,) = await take(member, 1)
+    equal((again.data, again.headers["mq9-deliveries"]), (b"again", "2"))
+    await again.ack()
+    await hopeless.term()
+    equal(json.loads((await asked.ack_sync(timeout=10)).data), {"error": ""})
+    equal((await nc.ask(f"MAILBOX.QUERY.{made['mail_id']}"))["unread"], 0)
+    (letter,) = (await nc.ask(f"MAILBOX.QUERY.{dead['mail_id']}"))["messages"]
+    equal((letter["payload"], letter["headers"]["mq9-dead-reason"]), ("hopeless", "terminated"))
+    equal((await left(nc, member), nc.errors), ([], []))
+
+
+@check
 async def mailbox_reply_address() -> None:
     asker, answerer = await connect(), await connect()
     question, answers = await answerer.create(), await asker.create()

@@ -12,6 +12,10 @@ const [which, ...asked] = process.argv.slice(2);
 const packageName = which === "nats" ? which : `@nats-io/${which}`;
 const library = await import(packageName);
 const { createInbox, headers, nkeyAuthenticator } = library;
+// the packages keep it to themselves: it is taken out of the file that defines it
+const { toJsMsg } = (
+  await import(`./node_modules/${which === "nats" ? "nats/lib/jetstream" : "@nats-io/jetstream/lib"}/jsmsg.js`)
+).default;
 
 const AI = "$mq9.AI.";
 const MIB = 1 << 20;
@@ -510,6 +514,30 @@ checks["mailbox-fetch-and-ack"] = async () => {
   await peer.nc.flush();
   await peer.send(made.send_only, "four");
   assert.deepEqual((await waiting).messages.map((message) => message.payload), ["four"]);
+};
+
+checks["mailbox-acknowledge"] = async () => {
+  const peer = await connect();
+  const dead = await peer.create();
+  const made = await peer.create({ ack: "explicit", retain: "ack", dead_letter: dead.send_only });
+  for (const payload of ["slow", "again", "hopeless", "asked"]) await peer.send(made.send_only, payload);
+  const member = await peer.listen(made.inbox, { queue: "workers" });
+  const [slow, again, hopeless, asked] = (await take(member, 4)).map((message) => toJsMsg(message));
+  slow.working();
+  slow.ack();
+  again.nak();
+  const [back] = (await take(member, 1)).map((message) => toJsMsg(message));
+  assert.deepEqual([back.string(), back.headers.get("mq9-deliveries")], ["again", "2"]);
+  back.ack();
+  hopeless.term();
+  assert.equal(await asked.ackAck({ timeout: 10_000 }), true);
+  assert.equal((await peer.ask(`MAILBOX.QUERY.${made.mail_id}`)).unread, 0);
+  const letters = (await peer.ask(`MAILBOX.QUERY.${dead.mail_id}`)).messages;
+  assert.deepEqual(
+    letters.map((letter) => [letter.payload, letter.headers["mq9-dead-reason"]]),
+    [["hopeless", "terminated"]],
+  );
+  assert.deepEqual([texts(await left(peer, member)), peer.errors], [[], []]);
 };
 
 checks["mailbox-reply-address"] = async () => {
