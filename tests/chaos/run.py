@@ -69,12 +69,12 @@ class Crowd:
                 self._running = [other for other in self._running if other.poll() is None]
 
 
-def run(folder: Path, seconds: float, agents: int, seed: int) -> Report:
+def run(folder: Path, seconds: float, agents: int, seed: int, durability: str) -> Report:
     """Everything happens in `folder`. Ends what it started."""
     chance = random.Random(seed)
     journals = folder / "journals"
     journals.mkdir()
-    broker = Broker(folder / "data").start()
+    broker = Broker(folder / "data", "--durability", durability).start()
     # the agents come back to where they were
     broker.command[broker.command.index("--port") + 1] = str(broker.port)
     with Wire(broker.port) as wire:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from chaos.run import run
 
 
-def test_every_message_is_accounted_for(tmp_path: Path) -> None:
-    report = run(tmp_path, 8, agents=6, seed=1)
+@pytest.mark.parametrize("durability", ["process", "fsync"])
+def test_every_message_is_accounted_for(tmp_path: Path, durability: str) -> None:
+    report = run(tmp_path, 8, agents=6, seed=1, durability=durability)
     assert report.problems == [], report.text
