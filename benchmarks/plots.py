@@ -159,7 +159,7 @@ def _draw(report: Report, plot: Plot, path: Path) -> None:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend([*handles.values()], [*handles], loc="lower right", ncols=len(handles), frameon=False)
     figure.suptitle(plot.title, x=0.01, ha="left", weight="bold")
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.tight_layout(rect=(0, 0.12 / down, 1, 1))
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     pyplot.close(figure)
 

@@ -152,8 +152,8 @@ def short(value: float) -> str:
     """A figure as it fits an axis: 2k, 1M."""
     for bound, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= bound:
-            return f"{value / bound:g}{letter}"
-    return f"{value:g}"
+            return f"{value / bound:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def _aligned(row: list[str], widths: list[int]) -> Iterator[str]:
