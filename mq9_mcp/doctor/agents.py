@@ -110,10 +110,11 @@ def _check_hooks(agent: Agent, file: Path) -> Iterator[Finding]:
         yield Finding(
             agent.name, "note", "it is not told of new mail: there are no hooks", f"`mq9-mcp install {agent.name}`"
         )
-    trusted = config.get(("hooks", "state"))
+    state = config.get(("hooks", "state"))
+    trusted = state if isinstance(state, dict) else {}
     for event, (group, handler), _ in found:
         name = re.sub(r"(?<!^)([A-Z])", r"_\1", event).lower()
-        if f"{file}:{name}:{group}:{handler}" not in (trusted or {}):
+        if f"{file}:{name}:{group}:{handler}" not in trusted:
             yield Finding(
                 agent.name,
                 "note",

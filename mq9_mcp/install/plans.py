@@ -63,7 +63,8 @@ def install(agent: Agent, wish: Wish) -> Plan:
         there, groups = Settings(agent.hooks), _groups(agent)
         hooks.put(there, groups, wish.force)
         plan.add(there.installed(hooks.commands(groups)))
-        if plan.edits and set(settings.get(("hooks",)) or {}) - {"state"}:
+        inline = settings.get(("hooks",))
+        if plan.edits and isinstance(inline, dict) and inline.keys() - {"state"}:
             plan.notes.append(
                 f"{settings.document.path} has hooks, too. {agent.title} runs both, and says at its start that it "
                 f"would rather have them in one file"

@@ -54,8 +54,10 @@ def test_an_idle_claude_code_wakes(
     monkeypatch.setattr(programs, "Claude", Installed)
     agent = claude()
     install(agent, "claude-code")
-    model.then(call("check_inbox"), say("first session"))
-    assert agent.run("go")["result"] == "first session"
+    model.then(call("check_inbox"), say("I read nothing"))
+    with agent.session() as terminal:
+        agent.begin(terminal, model)
+        terminal.wait_for("I read nothing", within=30)
     model.then(call("check_inbox"), say("I am idle now"), call("check_inbox"), say("read"))
     with agent.session() as terminal:
         agent.begin(terminal, model)

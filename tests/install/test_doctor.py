@@ -8,13 +8,16 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from e2e.harness import PRIVATE_ID, Broker, StartBroker
+from install.documents import VALUES, documents, patiently
 from install.homes import Said, run, snapshot, user
 from mq9_mcp import autostart
 
@@ -41,15 +44,14 @@ def greeter(*greetings: bytes) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            for greeting in greetings:
-                connection, _ = listener.accept()
-                with connection:
-                    connection.sendall(greeting)
+            with suppress(OSError):  # nobody has to come so often
+                for greeting in greetings:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(greeting)
 
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+        threading.Thread(target=serve, daemon=True).start()
         yield f"nats://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join(5)
 
 
 def test_a_machine_without_anything_is_well(home: Path) -> None:
@@ -258,3 +260,64 @@ def test_hooks_that_codex_does_not_trust_yet_are_noted(home: Path) -> None:
             place = f"{home}/.codex/hooks.json:{event}:0:0"
             config.write(f'\n[hooks.state."{place}"]\ntrusted_hash = "sha256:0"\n')
     assert not any("trust" in note for note in notes(run("doctor")))
+
+
+ANYTHING = st.one_of(
+    st.binary(max_size=20),
+    VALUES.map(lambda value: json.dumps(value).encode()),
+    documents(
+        mcpServers=st.fixed_dictionaries({}, optional={"mq9": VALUES}),
+        hooks=st.dictionaries(st.sampled_from(["Stop", "SessionStart"]), VALUES, max_size=2),
+        projects=VALUES,
+    ).map(str.encode),
+)
+GROUP = st.fixed_dictionaries({}, optional={"hooks": st.lists(st.fixed_dictionaries({}, optional={"command": VALUES}))})
+HOOKS = st.one_of(
+    ANYTHING,
+    st.fixed_dictionaries({"hooks": st.fixed_dictionaries({"Stop": st.lists(st.one_of(GROUP, VALUES))})}).map(
+        lambda value: json.dumps(value).encode()
+    ),
+)
+TOML = st.one_of(
+    st.binary(max_size=20),
+    st.sampled_from(
+        [
+            "mcp_servers = 1",
+            "[mcp_servers]\nmq9 = 1",
+            "[mcp_servers.mq9]\ncommand = 1",
+            "hooks = 1",
+            "[hooks]\nstate = 1",
+        ]
+    ).map(str.encode),
+)
+
+
+@patiently
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            ".cursor/mcp.json": ANYTHING,
+            ".claude.json": ANYTHING,
+            ".claude/skills/mq9/.claude-plugin/plugin.json": ANYTHING,
+            ".claude/skills/mq9/hooks/hooks.json": HOOKS,
+            ".codex/hooks.json": HOOKS,
+            ".codex/config.toml": TOML,
+            ".local/share/mq9/agents/sessions.json": ANYTHING,
+            ".local/state/mq9/installed.json": ANYTHING,
+        },
+    )
+)
+def test_whatever_the_files_hold_it_is_said_in_a_line(content: dict[str, bytes]) -> None:
+    with user() as home:
+        for name, data in content.items():
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / name).write_bytes(data)
+        before = snapshot(home)
+        assert run("doctor").code in (0, 1)
+        assert snapshot(home) == before
+        for agent in ("claude-code", "codex", "cursor"):
+            for verb in ("install", "uninstall"):
+                done = run(verb, agent, "--yes", "--force")
+                assert done.code in (0, 1, 2)
+                assert done.err.count("\n") <= 1

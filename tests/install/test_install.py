@@ -288,16 +288,16 @@ def test_a_server_that_somebody_else_wrote_stays(verb: str, agent: str, text: st
 def test_secrets_of_others_are_not_shown(indent: int | None, home: Path) -> None:
     entry = {
         "command": "x",
-        "env": {"GITHUB_PAT": "hush", "apiKey": "hush"},
-        "headers": {"Authorization": "Bearer hush"},
+        "env": {"GITHUB_PAT": "HUSH", "apiKey": "HUSH"},
+        "headers": {"Authorization": "Bearer HUSH"},
     }
     a_user_with(FILES["cursor"], json.dumps({"mcpServers": {"other": entry}}, indent=indent))
-    a_user_with(FILES["codex"], '[mcp_servers.other.env]\nGITHUB_PAT = "hush"\napi_key = "hu\\"sh"')
+    a_user_with(FILES["codex"], '[mcp_servers.other.env]\nGITHUB_PAT = "HUSH"\napi_key = "a\\"HUSH"')
     for verb in ("install", "uninstall"):
         shown = run(verb, "cursor", "codex", "--yes")
         assert shown.code == 0
         assert "mq9" in shown.out
-        assert "hu" not in shown.out
+        assert "HUSH" not in shown.out
 
 
 def test_a_server_that_was_changed_since_stays(home: Path) -> None:
