@@ -120,8 +120,7 @@ class Model:
         if dedup in box.seen and box.seen[dedup][1] > self.now:
             return box.seen[dedup][0], True
         same = message.key and any(m.key == message.key for m in box.messages.values())
-        limit = box.fields["max_msgs"]
-        if limit and not box.latest and not same and len(box.messages) + len(box.delayed) >= limit:
+        if not same and self._full(box):
             return None
         msg_id = -1
         if delay:
@@ -133,6 +132,17 @@ class Model:
             box.seen[dedup] = msg_id, self.now + 120_000
         self.settle()
         return msg_id, False
+
+    def send_row(self, box: Box, messages: Iterable[Message]) -> list[int | None]:
+        """The msg_id of each, None when it is full: they come at once."""
+        ids = [None if self._full(box) else self._store(box, message) for message in messages]
+        self.settle()
+        return ids
+
+    @staticmethod
+    def _full(box: Box) -> bool:
+        limit = box.fields["max_msgs"]
+        return bool(limit) and not box.latest and len(box.messages) + len(box.delayed) >= limit
 
     def _store(self, box: Box, message: Message) -> int:
         for older in list(box.messages.values()):

@@ -165,6 +165,27 @@ class Machine(RuleBasedStateMachine):
             msg_id, duplicate = expected
             assert answer == {"error": "", "msg_id": msg_id} | ({"duplicate": True} if duplicate else {})
 
+    @rule(who=which, number=which, row=st.lists(words, min_size=2, max_size=8), same=st.booleans())
+    def send_in_a_row(self, who: int, number: int, row: list[str], same: bool) -> None:
+        if (box := self.box(number)) is None:
+            return
+        row = row[:1] * len(row) if same else row
+        payloads = [str(self.number + place) for place in range(1, len(row) + 1)]
+        self.number += len(row)
+        expected = self.model.send_row(box, [Message(0, *each) for each in zip(row, payloads, strict=True)])
+        sends = [
+            pub(f"INBOX.{box.address}.{word}", payload, f"row.{place}")
+            for place, (word, payload) in enumerate(zip(row, payloads, strict=True))
+        ]
+        client = self.clients[who]
+        client.feed(b"SUB row.* row\r\n" + b"".join(sends) + b"UNSUB row\r\n")
+        self.pass_time(0)
+        answers = client.take("row")
+        assert [answer.subject for answer in answers] == [f"row.{place}" for place in range(len(row))]
+        for answer, msg_id in zip(answers, expected, strict=True):
+            said = answer.json
+            assert said == {"error": "", "msg_id": msg_id} if msg_id is not None else "max_msgs" in said["error"], said
+
     @rule(who=which, event=st.sampled_from(["alerts.fire", "alerts.fire.hot", "other.thing"]))
     def broadcast(self, who: int, event: str) -> None:
         self.number += 1
@@ -348,6 +369,7 @@ class Machine(RuleBasedStateMachine):
         self.model.leave(client)
         client.hang_up()
         self.subscriptions = [each for each in self.subscriptions if each[0] is not client]
+        self.pushed = [each for each in self.pushed if each[0] is not client]
         self.clients[who] = self.broker.client()
 
     @rule()

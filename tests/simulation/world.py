@@ -17,12 +17,25 @@ _EVENTS = ("delivered", "acked", "expired", "dead")
 _WORDS = tuple(RANK)
 
 
+class Stopwatch(ManualClock):
+    """A clock on whose stopwatch `step` seconds pass with each look, so that shares of a turn end in the middle."""
+
+    def __init__(self, step: float) -> None:
+        super().__init__()
+        self.step = step
+        self._looks = 0
+
+    def elapsed(self) -> float:
+        self._looks += 1
+        return super().elapsed() + self._looks * self.step
+
+
 class World:
     """What happens under a seed. `trace` says it in words."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
-        self.clock = ManualClock()
+        self.clock = Stopwatch(self.random.choice((0, 0, 0.0004, 0.003)))
         self.ledger = Ledger()
         self.trace: list[str] = []
         self.written = blake2b(digest_size=8)
@@ -131,6 +144,7 @@ class World:
     def _choose(self) -> Callable[[], None]:
         actions: list[tuple[int, Callable[[], None]]] = [
             (24, self.send),
+            (5, self.send_in_a_row),
             (9, self.fetch),
             (8, self.handle),
             (3, self.acknowledge),
@@ -164,7 +178,11 @@ class World:
     def _link(self) -> Link:
         for link in self.links:
             link.react()
-        return self._whose or self.random.choice(self.links)
+        link = self._whose or self.random.choice(self.links)
+        if not link.client.transport.reading:
+            # (what it said before waits for its turn: what it says now counts from when that has come)
+            self.broker.settle()
+        return link
 
     def _readable(self, link: Link) -> tuple[Box, str] | None:
         """A mailbox that the agent may read, and its address."""
@@ -217,7 +235,7 @@ class World:
             headers["mq9-from"] = self.homes[link.agent].mail_id
         payload = f"{sent.number} " + "x" * (40_000 if chance() < 0.1 else 0)
         first = [other for other in box.sent if sent.dedup and other.dedup == sent.dedup and not other.refused]
-        filled = sum(not other.refused for other in box.sent)
+        filled = self._filled(box)
         self.ledger.sent.append(sent)
         box.sent.append(sent)
         if chance() < 0.2:
@@ -229,7 +247,7 @@ class World:
         def answered(answer: dict[str, Any]) -> None:
             if answer["error"]:
                 sent.refused = True
-                self._check_refusal(box, answer["error"], filled)
+                self._check_refusal(box, answer["error"], max(filled, self._filled(box)))
             elif answer.get("duplicate"):
                 sent.refused = True
                 same = [other for other in first if now < other.at + DEDUP_MS]
@@ -243,6 +261,48 @@ class World:
                     self.ledger.confirm(sent, answer["msg_id"], box)
 
         link.ask(subject, payload, answered, headers or None)
+
+    def send_in_a_row(self) -> None:
+        """Sends of nothing but a payload to one mailbox, and other words between them, in one chunk."""
+        link = self._link()
+        box = self._box(self.boxes)
+        subject, word = f"INBOX.{box.kept}", self.random.choice(_WORDS)
+        # (what ends in the middle of a chunk leaves the rest for later: only what may come later may follow)
+        between = [self.send, self.ping]
+        if not self.clock.step:
+            between += [self.fetch, self.handle, self.acknowledge, self.query, self.delete, self.renew_or_drop]
+            between += [self.subscribe, self.join, self.unsubscribe, self.broadcast]
+        link.kept_back = chunk = bytearray()
+        self._whose = link
+        for _ in range(self.random.randint(2, 30)):
+            if self.random.random() < 0.1:
+                self.random.choice(between)()
+            else:
+                self._send_plain(link, box, subject if word == "normal" else f"{subject}.{word}", RANK[word])
+        self._whose = link.kept_back = None
+        at = self.random.choice((0, self.random.randint(0, len(chunk))))
+        for part in (chunk[:at], chunk[at:]):
+            link.feed(bytes(part))
+
+    def _send_plain(self, link: Link, box: Box, subject: str, tier: int) -> None:
+        sent, filled = Sent(len(self.ledger.sent), box, tier, self.clock.now(), NEVER), self._filled(box)
+        self.ledger.sent.append(sent)
+        box.sent.append(sent)
+
+        def answered(answer: dict[str, Any]) -> None:
+            if answer["error"]:
+                sent.refused = True
+                self._check_refusal(box, answer["error"], max(filled, self._filled(box)))
+            else:
+                sent.kept = True
+                self.ledger.confirm(sent, answer["msg_id"], box)
+
+        link.ask(subject, f"{sent.number} ", answered)
+
+    @staticmethod
+    def _filled(box: Box) -> int:
+        """How many may take up its room. (Those of a row may be handled behind what is said later, or be refused.)"""
+        return sum(not other.refused for other in box.sent)
 
     def _check_refusal(self, box: Box, error: str, filled: int = 0) -> None:
         """An error must have its reason. (A read that shares its turn with a write that fails fails with it.)"""
