@@ -44,14 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mq9_mcp import demo
 
         return demo.main(arguments[1:])
-    if arguments[:1] in (["install"], ["uninstall"]):
-        from mq9_mcp.install import command
-
-        return command.main(arguments[0], arguments[1:])
-    if arguments[:1] == ["doctor"]:
-        from mq9_mcp.doctor import command as doctor
-
-        return doctor.main(arguments[1:])
+    if arguments[:1] in (["install"], ["uninstall"], ["doctor"]):
+        return _say(arguments[0], arguments[1:])
     options = _parser().parse_args(arguments)
     if options.version:
         from importlib.metadata import version
@@ -59,6 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mq9-mcp {version('mq9-mcp')}")
         return 0
     return _serve_http(options) if options.http else _serve_stdio(options)
+
+
+def _say(verb: str, arguments: Sequence[str]) -> int:
+    try:
+        if verb == "doctor":
+            from mq9_mcp.doctor import command as doctor
+
+            code = doctor.main(arguments)
+        else:
+            from mq9_mcp.install import command
+
+            code = command.main(verb, arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output has had enough. The interpreter would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _serve_stdio(options: argparse.Namespace) -> int:

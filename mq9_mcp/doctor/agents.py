@@ -64,10 +64,8 @@ def _check_servers(agent: Agent, project: Path) -> Iterator[Finding]:
 
 
 def _check_plugin(agent: Agent, folder: Path) -> Iterator[Finding]:
-    manifest, hooked = folder / plugin.MANIFEST, folder / plugin.HOOKS
-    words = Settings(manifest, rewind=False).get(("mcpServers", plans.NAME, "args"))
-    url = words[1] if isinstance(words, list) and words[:1] == ["--url"] and len(words) == 2 else None
-    if plans.install(agent, Wish(url=url, hooks=hooked.exists())).edits:
+    hooked = folder / plugin.HOOKS
+    if plans.install(agent, Wish(hooks=hooked.exists())).edits:
         yield Finding(
             agent.name,
             "note",

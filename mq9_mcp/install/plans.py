@@ -21,8 +21,8 @@ NAME = "mq9"  # of the server, in every agent
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the user asked for. `url` is the broker's, None for this machine's; `wake` is for idle sessions of Codex,
-    `force` for what others wrote."""
+    """What the user asked for. `url` is the broker's, None for what was installed before or this machine's; `wake` is
+    for idle sessions of Codex, `force` for what others wrote."""
 
     scope: str = USER
     project: Path = Path()
@@ -55,6 +55,11 @@ def install(agent: Agent, wish: Wish) -> Plan:
         return plan
     settings, path = _settings(agent, wish)
     wanted = entry(agent, wish)
+    if (known := settings.document.known) and isinstance(known.wrote, dict):  # what was asked for before stays so
+        if not wish.url:
+            wanted["args"] = known.wrote.get("args", [])
+        if "env" in known.wrote:
+            wanted["env"] = known.wrote["env"]
     if _put_entry(plan, settings, path, wanted, wish.force):
         plan.add(settings.installed(wanted))
     if wish.scope != USER and os.path.isabs(wanted["command"]):
@@ -212,14 +217,24 @@ def _groups(agent: Agent) -> hooks.Groups:
     return plugin.codex(program.command(program.COMMAND, desktop=agent.desktop))
 
 
-def rendered(agent: Agent, wish: Wish) -> dict[str, str]:
-    """The files of the agent's plugin by their names below its folder."""
+def rendered(agent: Agent, folder: Path, wish: Wish) -> dict[str, str]:
+    """The files of the agent's plugin by their names below its `folder`."""
     server = program.command(program.SERVER, desktop=agent.desktop)
-    return plugin.render(server, program.command(program.COMMAND, desktop=agent.desktop), wish.url, hooks=wish.hooks)
+    command = program.command(program.COMMAND, desktop=agent.desktop)
+    return plugin.render(server, command, wish.url or _url_before(folder), hooks=wish.hooks)
+
+
+def _url_before(folder: Path) -> str | None:
+    """The broker that the plugin which is there names."""
+    try:
+        words = Settings(folder / plugin.MANIFEST, rewind=False).get(("mcpServers", NAME, "args"))
+    except Refused:
+        return None
+    return str(words[1]) if isinstance(words, list) and len(words) == 2 and words[0] == "--url" else None
 
 
 def _put_plugin(plan: Plan, folder: Path, agent: Agent, wish: Wish) -> None:
-    wanted = rendered(agent, wish)
+    wanted = rendered(agent, folder, wish)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / plugin.MANIFEST).exists():
         plan.kept.append(f"{folder} holds something else: move it away, mq9's plugin goes there")
         return
@@ -237,7 +252,7 @@ def _put_plugin(plan: Plan, folder: Path, agent: Agent, wish: Wish) -> None:
 
 
 def _take_plugin(plan: Plan, folder: Path, agent: Agent, wish: Wish) -> None:
-    wanted = rendered(agent, wish)
+    wanted = rendered(agent, folder, wish)
     for path in [*(folder / name for name in wanted), *_left(folder, wanted)]:
         document = Document(path)
         if document.before is None:

@@ -95,16 +95,27 @@ def test_the_server_is_in_the_agents_settings(agent: str, home: Path) -> None:
         "command": program.command("mq9-mcp", desktop=agent in ("cursor", "windsurf")),
         "args": ["--url", "nats://mail.example:4222"],
     }
-    assert run("install", agent, "--yes").code == 0  # another wish: the entry is ours to change
-    assert server(home / FILES[agent], servers)["args"] == []
+    assert "already" in run("install", agent).out  # what was asked for before stays so
+    assert run("install", agent, "--yes", "--url", "nats://other.example:4222").code == 0
+    assert server(home / FILES[agent], servers)["args"] == ["--url", "nats://other.example:4222"]
+
+
+def test_a_plugin_keeps_its_broker(home: Path) -> None:
+    manifest = home / ".claude/skills/mq9/.claude-plugin/plugin.json"
+    assert run("install", "claude-code", "--yes", "--url", "nats://mail.example:4222").code == 0
+    assert server(manifest)["args"] == ["--url", "nats://mail.example:4222"]
+    assert "already" in run("install", "claude-code").out
+    assert run("install", "claude-code", "--yes", "--url", "nats://other.example:4222").code == 0
+    assert server(manifest)["args"] == ["--url", "nats://other.example:4222"]
+    assert run("uninstall", "claude-code", "--yes").code == 0
+    assert snapshot(home) == {}
 
 
 def test_codex_is_woken_when_its_user_wants_it(home: Path) -> None:
     assert run("install", "cursor", "--wake", "--yes").code == 2
     assert run("install", "codex", "--wake", "--yes").code == 0
     assert server(home / FILES["codex"], "mcp_servers")["env"] == {"MQ9_WAKE_CODEX": "1"}
-    assert run("install", "codex", "--yes").code == 0
-    assert "env" not in server(home / FILES["codex"], "mcp_servers")
+    assert "already" in run("install", "codex").out
     assert run("uninstall", "codex", "--yes").code == 0
     assert snapshot(home) == {}
 
