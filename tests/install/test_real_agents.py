@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from e2e.harness import Broker
+
 CLAUDE = os.environ.get("MQ9_TEST_CLAUDE") or shutil.which("claude")
 CODEX = os.environ.get("MQ9_TEST_CODEX") or shutil.which("codex")
 needs_claude = pytest.mark.skipif(
@@ -31,7 +33,7 @@ TOOLS = {"create_mailbox", "send", "check_inbox", "list_public"}
 class Person:
     """Somebody with a home folder of their own, in which everything here runs."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, broker: Broker) -> None:
         self.home = home
         folders = [str(Path(program).parent) for program in (CLAUDE, CODEX) if program]
         node = [str(Path(found).parent) for found in [shutil.which("node")] if found]
@@ -42,7 +44,7 @@ class Person:
             "ANTHROPIC_API_KEY": "none",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "DISABLE_AUTOUPDATER": "1",
-            "MQ9_IDLE_EXIT": "5",
+            "MQ9_DATA_DIR": str(broker.data_dir),
         }
 
     def run(self, *words: str) -> str:
@@ -57,8 +59,9 @@ class Person:
 
 
 @pytest.fixture
-def person(tmp_path: Path) -> Person:
-    return Person(tmp_path)
+def person(tmp_path: Path, broker: Broker) -> Person:
+    (tmp_path / "home").mkdir()
+    return Person(tmp_path / "home", broker)
 
 
 def rpc(person: Person, *requests: tuple[str, dict[str, Any]]) -> list[Any]:
@@ -137,7 +140,9 @@ def test_codex_connects_and_knows_the_hooks(person: Person) -> None:
     assert CODEX is not None
     person.mq9_mcp("install", "codex", "--yes")
     config = person.home / ".codex/config.toml"
-    written = config.read_text()
+    # Codex hands no variable of its user to a server: that it asks this test's broker has to be written down
+    written = f'{config.read_text()}\n[mcp_servers.mq9.env]\nMQ9_DATA_DIR = "{person.environ["MQ9_DATA_DIR"]}"\n'
+    config.write_text(written)
     known = json.loads(person.run(CODEX, "mcp", "get", "mq9", "--json"))
     assert known["enabled"]
     assert Path(known["transport"]["command"]).name == "mq9-mcp"
