@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mq9_mcp.client import AsyncMailbox, Created, Directory, Sent
 
 OWN_GROUP = "inbox"  # the group with which an agent reads its own mailbox
+HEAD_START = 0.02  # seconds for the answer that began it: what is imported for a connection holds everything up
 SESSIONS = 10_000  # agent sessions one process remembers
 MADE = 100  # mailboxes one agent made and can speak as
 RECEIPTS = ("delivered", "expired", "dead")  # what a sender who wants a receipt is told of
@@ -106,6 +107,7 @@ class Service:
             self.codex.close()
 
     async def _run(self) -> None:
+        await asyncio.sleep(HEAD_START)
         try:
             await self.client()
         except MailboxError as error:  # the first call will say so
