@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +89,21 @@ class Codex:
             timeout=timeout,
         )
 
-    def session(self, *options: str) -> Terminal:
-        """An interactive session in a terminal: `with codex.session() as terminal`."""
-        return Terminal([self.program, *options], env=self.environ, cwd=self.project)
+    @contextmanager
+    def session(self, *options: str) -> Iterator[Terminal]:
+        """An interactive session in a terminal: `with codex.session() as terminal`.
+
+        Sessions live in a background process that outlasts their windows, and has a copy of the program: both end here.
+        """
+        try:
+            with Terminal([self.program, *options], env=self.environ, cwd=self.project) as terminal:
+                yield terminal
+        finally:
+            self.command("app-server", "daemon", "stop")
+            for pid in _left_in(self.home):  # what keeps the daemon up to date
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            shutil.rmtree(self.home / ".codex" / "packages", ignore_errors=True)
 
     def begin(self, terminal: Terminal, model: Model, prompt: str = "go") -> None:
         """Types a prompt, and the return key until the model is asked: while it loads, Codex takes no prompt."""
@@ -102,6 +116,18 @@ class Codex:
                 return
             terminal.press(b"\r")
         raise AssertionError(f"the model was not asked: {terminal.text[-1500:]}")
+
+
+def _left_in(home: Path) -> list[int]:
+    """The processes that live in this home, which is nobody else's."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"HOME={home}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
 
 
 def _config(model: Model, project: Path, environ: Mapping[str, str], arguments: tuple[str, ...]) -> str:
