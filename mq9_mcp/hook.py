@@ -50,20 +50,27 @@ def main(arguments: Sequence[str]) -> int:
         print(PLUGIN)
         return 0
     if len(arguments) != 2 or arguments[0] not in unread.KINDS or arguments[1] not in EVENTS:
-        print(f"mq9 hook: no hook is called {' '.join(arguments)!a}; see `mq9 hook --help`", file=sys.stderr)
+        _write(2, f"mq9 hook: no hook is called {' '.join(arguments)!a}; see `mq9 hook --help`\n")
         return 0
     _thread.start_new_thread(_give_up, ())
     try:
         said = _answer(arguments[0], arguments[1], _event())
     except (MailboxError, OSError) as error:
-        print(f"mq9 hook: {str(error)!a:.300}", file=sys.stderr)
+        _write(2, f"mq9 hook: {str(error)!a:.300}\n")
     except Exception as error:
-        print(f"mq9 hook: {type(error).__name__}", file=sys.stderr)
+        _write(2, f"mq9 hook: {type(error).__name__}\n")
     else:
         if said:
-            sys.stdout.write(json.dumps(said) + "\n")
-            sys.stdout.flush()
+            _write(1, json.dumps(said) + "\n")
     return 0
+
+
+def _write(file: int, text: str) -> None:
+    """Writes to stdout or stderr, if there is one and somebody reads it: nothing is left for the end of the process."""
+    try:
+        os.write(file, text.encode())
+    except OSError:
+        pass
 
 
 def _give_up() -> None:
@@ -74,6 +81,8 @@ def _give_up() -> None:
 
 def _event() -> dict[str, Any]:
     """What the host says. All of it is read: a host whose pipe breaks takes that for a failure."""
+    if sys.stdin is None:
+        return {}
     data = sys.stdin.buffer.read(LONGEST)
     while sys.stdin.buffer.read(LONGEST):
         pass

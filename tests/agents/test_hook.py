@@ -231,6 +231,18 @@ def test_what_is_no_event_is_survived(claude: Session, stdin: bytes) -> None:
     assert bool(told) == (b"session_id" not in stdin), "the environment says which session it is"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "| :"])
+def test_a_host_that_closes_what_it_gives(claude: Session, closed: str) -> None:
+    claude.settle()
+    claude.get()
+    script = (
+        f"set -o pipefail; echo '{json.dumps({'session_id': claude.name})}' | '{MQ9}' hook claude-code Stop {closed}"
+    )
+    done = subprocess.run(["bash", "-c", script], env=claude.environ, capture_output=True, timeout=10)
+    assert done.returncode == 0
+    assert done.stderr == b""
+
+
 def test_a_huge_event_is_read_to_its_end(claude: Session) -> None:
     claude.settle()
     claude.get()
