@@ -83,6 +83,11 @@ class Link:
     def alive(self) -> bool:
         return not (self.gone or self.client.transport.lost or self.client.transport.closing)
 
+    @property
+    def unanswered(self) -> list[str]:
+        """The reply subjects of requests that it still waits for."""
+        return [*self._answers]
+
     # what it says
 
     def feed(self, data: bytes) -> None:

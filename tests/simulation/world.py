@@ -709,6 +709,8 @@ class World:
         elif chance < 0.4:
             self.restart()
         self._calm()
+        for link in self.links:
+            require(not link.alive or not link.unanswered, "never answered:", link.agent, link.unanswered)
         shown: dict[Box, dict[Identity, Rank]] = {}
         subscriptions = [each for link in self.links if link.alive for each in link.subscriptions.values()]
         auditor = self._connect(0)
