@@ -119,7 +119,8 @@ class Model:
         """(msg_id, duplicate), None when it is full."""
         if dedup in box.seen and box.seen[dedup][1] > self.now:
             return box.seen[dedup][0], True
-        same = message.key and any(m.key == message.key for m in box.messages.values())
+        # (what comes later may find no older one of its key then)
+        same = message.key and not delay and any(m.key == message.key for m in box.messages.values())
         if not same and self._full(box):
             return None
         msg_id = -1
