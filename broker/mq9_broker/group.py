@@ -154,9 +154,10 @@ class Group:
         """Return what was taken and not leased."""
         heappush(self._returned[tier], msg_id)
 
-    def held(self, holder: Holder, now: int, deadline: int) -> Iterator[tuple[int, int, bytes]]:
-        """What a member has and has not acknowledged, in priority order, its leases prolonged to `deadline`."""
-        mine = [(self.leases.out[msg_id].tier, msg_id) for msg_id in self.leases.of(holder)]
+    def held(self, holder: Holder, upto: int, now: int, deadline: int) -> Iterator[tuple[int, int, bytes]]:
+        """What a member has and has not acknowledged, up to the id `upto`, in priority order, its leases prolonged to
+        `deadline`."""
+        mine = [(self.leases.out[msg_id].tier, msg_id) for msg_id in self.leases.of(holder) if msg_id <= upto]
         for tier, msg_id in sorted(mine):
             value = self._messages.get(self.mailbox, tier, msg_id, now)
             if value is None:

@@ -787,6 +787,26 @@ def test_what_a_new_group_gave_out_before_it_was_stored_is_not_given_twice(
     assert member.bodies(sid) == []
 
 
+def test_a_fetch_that_waits_does_not_say_what_the_same_member_was_given_and_is_not_stored(
+    broker: Broker, store: FaultyStore
+) -> None:
+    sender, member = broker.client(), broker.client()
+    sender.create(name="box", ttl=0)
+    store.by_hand = True
+    waiting = member.ask("MSG.FETCH.box", fetching("g", 1000, 1, member="m"))
+    broker.settle()
+    sent = sender.ask("INBOX.box", "new")
+    second = member.ask("MSG.FETCH.box", fetching("g", 1000, 1, member="m"))
+    # what is on its way is the group; the message and its lease are in the turn behind it
+    store.land()
+    broker.settle()
+    assert (waiting.now, sent.now, second.now) == (None, None, None)
+    store.land()
+    broker.settle()
+    assert sent.now == {"error": "", "msg_id": 1}
+    assert [entries(answer.now or {"error": "none"}) for answer in (waiting, second)] == [[(1, "new")]] * 2
+
+
 def test_what_a_fetch_had_no_place_for_is_not_pushed_before_it_is_stored(
     broker: Broker, store: FaultyStore, box: str
 ) -> None:

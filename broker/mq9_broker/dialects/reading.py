@@ -134,7 +134,7 @@ class Fetch:
         leases = group.leases
         deadline = now + self.mailbox.settings.ack_wait * 1000
         if self.named:
-            for _, msg_id, value in group.held(self.holder, now, deadline):
+            for _, msg_id, value in group.held(self.holder, upto, now, deadline):
                 if not page.add(as_json(msg_id, value, leases.deliveries[msg_id])):
                     return page.found, True
         wanted = min(page.left + 1, group.room)
