@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import blake2b
@@ -169,13 +169,21 @@ class Agent:
         self.reader = Reader(service.client, self._guard, service.now, secrets.token_hex(8))
 
     async def create_mailbox(
-        self, *, name: str | None = None, public: bool = False, ttl: int | None = None, description: str | None = None
+        self,
+        *,
+        name: str | None = None,
+        public: bool = False,
+        ttl: int | None = None,
+        description: str | None = None,
+        subscribe: Iterable[str] = (),
     ) -> Created:
-        """A new mailbox; a public name that exists is joined and kept alive. `ttl` in seconds, 0 for no end."""
+        """A new mailbox; a public name that exists is joined and kept alive. `ttl` in seconds, 0 for no end.
+        Broadcasts that match a pattern of `subscribe`, written with or without `broadcast.`, are stored in it."""
         if public and not name:
             raise MailboxError("a public mailbox needs a name: give `name`, or leave `public` out for a private one")
         client = await self._service.client()
-        made = await client.create(name=name, public=public, ttl=ttl, desc=description)
+        patterns = [pattern.removeprefix("broadcast.") for pattern in subscribe]
+        made = await client.create(name=name, public=public, ttl=ttl, desc=description, subscribe=patterns)
         secret = made.owner or (made.mail_id if is_private(made.mail_id) else None)
         if secret:
             face = made.mail_id if made.owner else made.send_only

@@ -109,9 +109,14 @@ def make_tools(handed: Handed) -> list[Tool]:
         public: Annotated[bool, Field(description="list it in the directory")] = False,
         ttl_seconds: Annotated[int | None, Field(ge=0, description="default 86400; 0: no end")] = None,
         description: Annotated[str | None, Field(description="for the directory")] = None,
+        subscribe: Annotated[
+            list[str] | None, Field(description="keep the broadcasts of these patterns in it, like build.*")
+        ] = None,
     ) -> MadeMailbox:
         agent = agent_of(request)
-        made = await agent.create_mailbox(name=name, public=public, ttl=ttl_seconds, description=description)
+        made = await agent.create_mailbox(
+            name=name, public=public, ttl=ttl_seconds, description=description, subscribe=subscribe or ()
+        )
         return MadeMailbox(
             mail_id=made.mail_id,
             send_only=made.send_only,

@@ -401,6 +401,16 @@ async def test_a_broadcast_takes_nothing_that_storing_needs(alice: Client, given
     assert "a broadcast is not stored" in await refused(alice, "send", to="broadcast.a.b", body="x", **given)
 
 
+async def test_a_mailbox_keeps_the_broadcasts_of_its_patterns(alice: Client, bob: Client) -> None:
+    domain = fresh_name().replace("-", "")
+    made = await call(alice, "create_mailbox", subscribe=[f"broadcast.{domain}.*", f"{domain}x.done"])
+    for event in (f"{domain}.failed", f"{domain}x.done", f"{domain}x.begun"):
+        await call(bob, "send", to=f"broadcast.{event}", body=event)
+    assert bodies(await call(alice, "check_inbox", mailbox=made["mail_id"])) == [f"{domain}.failed", f"{domain}x.done"]
+    assert "pattern" in await refused(alice, "create_mailbox", subscribe=[">"])
+    assert "subscribe" in await refused(alice, "create_mailbox", subscribe="build.*")
+
+
 @pytest.mark.parametrize("to", ["broadcast.", "broadcast.a", "broadcast.a.*", "broadcast.a.b c", "broadcast.>"])
 async def test_a_broadcast_has_a_domain_and_an_event(alice: Client, to: str) -> None:
     assert "is no broadcast event" in await refused(alice, "send", to=to, body="x")
@@ -462,8 +472,8 @@ async def test_an_unknown_address_is_refused_without_giving_it_away(alice: Clien
         ("create_mailbox", {"ttl_seconds": -1}, "greater than or equal to 0"),
         (
             "create_mailbox",
-            {"subscribe": ["pipeline.*"]},
-            "create_mailbox has no argument 'subscribe': it takes name",
+            {"lifetime": 60},
+            "create_mailbox has no argument 'lifetime': it takes name",
         ),
         ("list_public", {"limit": 5}, "list_public has no argument 'limit': it takes prefix"),
     ],
