@@ -27,7 +27,7 @@ examples:
   mq9 check /backups/mq9          a backup
   mq9 check /var/lib/mq9 --repair
 
-Every record is read and compared with those that it points at and that point at it. That takes about 40 seconds for a
+Every record is read and compared with those that it points at and that point at it. That takes about 10 seconds for a
 million messages, and no memory for them. Nothing is changed without --repair. No broker may be using the folder.
 
 --repair writes anew what other records tell: indexes, counters, times. What can't be read stays as it is, and is named.
