@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 HIGH_WATER = 65_536
 #: Bytes of a chunk behind which there is probably more.
 _PLENTY = 65_536
+#: Seconds that a client may take for a chunk where to pause its transport may lose what it sends: ten times what a
+#: chunk full of messages takes.
+_SHARE_OF_TLS = 0.1
 _FIRST_PING_MS = 2000
 #: How long the time that a round trip takes is good for.
 _MEASURED_SECONDS = 3600
@@ -41,6 +44,7 @@ class Connection(asyncio.Protocol):
         "_more",
         "_options",
         "_parser",
+        "_pausable",
         "_resting",
         "_server",
         "_shown",
@@ -81,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._known = False
         # whether it is not read from for now, and whether the parser has kept commands meanwhile
         self._resting = self._more = False
+        self._pausable = True
         # the turn in which it was served last, and until when it may be in that
         self._turn, self._until = -1, 0.0
 
@@ -98,6 +103,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
+        # (uvloop's TLS reads on while it is paused, and forgets what it has when the client goes: it rests rarely)
+        self._pausable = transport.get_extra_info("ssl_object") is None
         if not self._greeted:
             self._transport.write(self.greeting(transport.get_extra_info("peername")))
         self.since = self.last_activity = now = self._begin()
@@ -125,8 +132,9 @@ class Connection(asyncio.Protocol):
         """Do what the client says, as much as its share of the time allows."""
         hub, committer = self._hub, self._server.committer
         hub.taken += len(data)
-        if self._turn != hub.turn:
-            self._turn, self._until = hub.turn, hub.elapsed() + hub.share
+        if self._turn != hub.turn or not self._pausable:
+            share = hub.share if self._pausable else max(hub.share, _SHARE_OF_TLS)
+            self._turn, self._until = hub.turn, hub.elapsed() + share
         hub.until = self._until
         self._more = False
         try:
@@ -138,19 +146,23 @@ class Connection(asyncio.Protocol):
             _log.exception("client %d hit a defect, its connection is closed", self.session.client_id)
             self.finish(None)
         # (of what fills the socket as fast as it is read, the loop would read megabytes before it did anything else)
-        enough = self._more or committer.congested or (len(data) >= _PLENTY and hub.late)
-        if enough and not self._resting and self._transport is not None:
+        enough = self._more or committer.congested or (len(data) >= _PLENTY and self._pausable and hub.late)
+        if enough and not self._resting:
             self._resting = True
-            self._transport.pause_reading()
+            if self._transport is not None:
+                self._transport.pause_reading()
             committer.when_ready(self._go_on)
 
     def _go_on(self) -> None:
         """The others have had their share, and what was sent before has found its place."""
         self._resting = False
-        if self._more and self._transport is not None and not self.session.closing:
+        if self._more and not self.session.closing:
             self._begin()
             self._take(b"")
-        self._read_on()
+        if self._transport is not None:
+            self._read_on()
+        elif not self._resting and not self.session.closed:
+            self._leave()
 
     def _read_on(self) -> None:
         if self._transport is not None and not self._transport.is_closing() and not self._resting:
@@ -172,6 +184,11 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._begin()
+        # what it sent before it went still counts, and takes its turns
+        if not self._more:
+            self._leave()
+
+    def _leave(self) -> None:
         self._hub.leave(self.session)
         self._server.left(self)
 
