@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -389,7 +390,11 @@ def test_what_was_deleted_gives_its_room_back(tmp_path: Path, monkeypatch: pytes
     kept = Kept(RocksStore(tmp_path / "s", sync=False))
 
     def size() -> int:
-        return sum(file.stat().st_size for file in (tmp_path / "s").glob("*.sst"))
+        found = 0
+        for file in (tmp_path / "s").glob("*.sst"):
+            with suppress(FileNotFoundError):  # one that was merged goes as it is looked at
+                found += file.stat().st_size
+        return found
 
     for start in range(0, 20_000, 200):
         kept.apply(Batch({b"%06d" % number: os.urandom(2000) for number in range(start, start + 200)}))
