@@ -149,7 +149,8 @@ class Model:
         for older in list(box.messages.values()):
             if box.latest or (message.key and older.key == message.key):
                 del box.messages[older.msg_id]
-                box.fresh = [m for m in box.fresh if m is not older]
+                # (who listens to a mailbox of type latest is shown all that arrives)
+                box.fresh = [m for m in box.fresh if m is not older or box.latest]
                 self._tell("expired", box, older, reason="replaced")
         box.last_id = message.msg_id = box.last_id + 1
         box.messages[message.msg_id] = message
