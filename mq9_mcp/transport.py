@@ -11,6 +11,7 @@ import base64
 import binascii
 import errno
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import ParseResult
@@ -137,7 +138,9 @@ class Line(Transport):
 
     async def wait_closed(self) -> None:
         if self._writer is not None:
-            await self._writer.wait_closed()
+            # (a broker may have gone on speaking while this client said goodbye: there is nothing to hear any more)
+            with suppress(OSError):
+                await self._writer.wait_closed()
 
     def at_eof(self) -> bool:
         return self._reader is None or self._reader.at_eof()

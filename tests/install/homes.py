@@ -30,6 +30,9 @@ def user() -> Iterator[Path]:
         for name in [*SET_ELSEWHERE, *(name for name in before if name.startswith("MQ9_"))]:
             os.environ.pop(name, None)
         os.environ["HOME"] = str(home)
+        # no mq9 of whoever runs the tests
+        folders = before.get("PATH", os.defpath).split(os.pathsep)
+        os.environ["PATH"] = os.pathsep.join(name for name in folders if not (Path(name) / "mq9-mcp").exists())
         os.chdir(home)
         try:
             yield home

@@ -19,7 +19,7 @@ from mq9_mcp.server import INSTRUCTIONS
 pytestmark = pytest.mark.anyio
 
 ARGUMENTS = {
-    "create_mailbox": ["name", "public", "ttl_seconds", "description"],
+    "create_mailbox": ["name", "public", "ttl_seconds", "description", "subscribe"],
     "send": [
         "to",
         "body",

@@ -186,6 +186,8 @@ class RocksStore:
         # this frame keeps them alive as long as it.
         bounds = ReadOptions()
         bounds.set_iterate_upper_bound(end)
+        # what is read on its way to somebody is not read soon again, and would push out what is
+        bounds.fill_cache(False)  # type: ignore[call-arg]  # (its stub lacks the argument)
         try:
             yield from cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=start, read_opt=bounds))
         except Exception as cause:
