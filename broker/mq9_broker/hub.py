@@ -129,15 +129,17 @@ class Hub:
         self.promises.append((out, place, len(out), session, subject, reply))
         return self.elapsed() >= self.until
 
-    def store(self, session: Session, subject: bytes, replies: list[bytes], payloads: list[bytes]) -> bool:
-        """Store what a client sends to one mailbox in a row; False when it has to be published one by one."""
+    def store(self, listener: Subscription, subject: bytes, replies: list[bytes], payloads: list[bytes]) -> bool:
+        """Store what a client sends to one mailbox in a row, where one subscription of it hears all the answers; False
+        when it has to be published one by one."""
         answers = self.dialect.store(subject, replies, payloads)
         if not answers:
             return False
+        session = listener.session
         session.pushed_to = True
         out = session.out
         place = len(out)
-        session.reply_all(replies, answers)
+        session.reply_all(listener, replies, answers)
         self.promises.append((out, place, len(out), session, subject, replies[0]))
         return True
 

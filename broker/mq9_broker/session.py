@@ -227,7 +227,8 @@ class Session:
             not self.talkative
             and subject[:8] == _PREFIX
             and self.owed <= self._max_pending
-            and self.hub.store(self, subject, replies, bodies)
+            and (listener := self._sole_listener(replies)) is not None
+            and self.hub.store(listener, subject, replies, bodies)
         ):
             self.in_msgs += len(bodies)
             self.in_bytes += sum(map(len, bodies))
@@ -381,30 +382,26 @@ class Session:
                 if subscription.limit and subscription.delivered >= subscription.limit:
                     self.end(subscription)
 
-    def reply_all(self, subjects: list[bytes], payloads: list[bytes]) -> None:
-        """Answer several requests, as `reply` does each."""
+    def reply_all(self, listener: Subscription, subjects: list[bytes], payloads: list[bytes]) -> None:
+        """Answer several requests, as `reply` does each, to the one subscription that hears all the answers."""
         if not self.out:
             self.hub.touch(self)
-        out, by_subject = self.out, self._by_subject
-        before, sole = b"", None
-        for subject, payload in zip(subjects, payloads, strict=True):
-            head = subject.rpartition(b".")[0]
-            if head != before:
-                before, sole = head, self._sole_listener(head)
-            if sole is None or subject in by_subject:
-                self.reply(subject, payload)
-                continue
-            size = len(payload)
-            self.owed += size
-            self.out_bytes += size
-            sole.delivered += 1
-            out.append(b"MSG %b %b %d\r\n%b\r\n" % (subject, sole.sid, size, payload))
+        sid, size = listener.sid, sum(map(len, payloads))
+        self.owed += size
+        self.out_bytes += size
+        listener.delivered += len(payloads)
+        self.out += [
+            b"MSG %b %b %d\r\n%b\r\n" % (subject, sid, len(payload), payload)
+            for subject, payload in zip(subjects, payloads, strict=True)
+        ]
 
-    def _sole_listener(self, head: bytes) -> Subscription | None:
-        """The subscription that hears whatever has one word behind `head`, when no other can and it has no end."""
-        if self._other_wildcards:
+    def _sole_listener(self, subjects: list[bytes]) -> Subscription | None:
+        """The subscription that hears all of these, when no other hears any of them and it has no end. (Where many do,
+        each answer is written many times: that takes its time, and may be more than may be pending.)"""
+        heads = {subject.rpartition(b".")[0] for subject in subjects}
+        if len(heads) > 1 or self._other_wildcards or not self._by_subject.keys().isdisjoint(subjects):
             return None
-        found = self._by_subject.get(head + b".*", ())
+        found = self._by_subject.get(heads.pop() + b".*", ())
         sole = next(iter(found), None)
         return sole if len(found) == 1 and sole is not None and not sole.limit and sole.feed is None else None
 

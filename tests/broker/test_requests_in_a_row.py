@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.inprocess import NOBODY, OPTIONS, Broker, Client, FaultyStore, pub
+from mq9_broker.model import Limits
 
 MAILBOXES: dict[str, dict[str, object]] = {
     "plain": {},
@@ -130,3 +131,17 @@ def test_nothing_is_answered_before_it_is_kept() -> None:
     store.land()
     assert [frame.verb for frame in sender.send()] == ["MSG"] * 10 + ["PONG"]
     assert len(listener.take()) == 10
+
+
+def test_answers_that_many_subscriptions_hear_are_no_more_than_may_be_pending() -> None:
+    limits = Limits(max_pending=50_000)
+    broker = Broker(limits=limits)
+    broker.client().create(name="plain")
+    sender = broker.client(connect=OPTIONS)
+    sender.send(b"".join(b"SUB row.* %d\r\n" % number for number in range(1000)))
+    sender.feed(row(100))
+    assert sender.session.owed < 2 * limits.max_pending
+    assert sender.session.closing
+    broker.settle()
+    assert sender.gone
+    assert len(broker.client().query("plain")) < 10
