@@ -362,6 +362,9 @@ class Mailboxes:
         """A commit failed: what is known of these mailboxes, and of those the turn touched since, is again what the
         store knows; gives them all. One that it does not know has ended."""
         touched = touched + self.dirty
+        # (what nobody listened to may have been pushed out with its writes on their way, and found again since)
+        found = [self._in_use.get(mailbox.address) for mailbox in touched]
+        touched += [again for mailbox, again in zip(touched, found, strict=True) if again not in (None, mailbox)]
         self.dirty = []
         self.changes = []
         self.ended = []

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from broker.inprocess import AI, NOBODY, OPTIONS, Broker, Client, FaultyStore, entries, fetching, pub
-from mq9_broker import commit, wire
+from mq9_broker import commit, mailboxes, wire
 from mq9_broker.model import Limits
 
 FULL = "No space left on device"
@@ -737,6 +737,30 @@ def test_a_pong_never_overtakes_the_error_of_what_was_published_before_it(
     store.land(failed=FULL)
     broker.settle()
     assert [frame.verb for frame in client.take()] == ["-ERR", "PONG"]
+
+
+def test_who_found_a_mailbox_anew_while_its_writes_were_on_their_way_to_failing_gets_what_comes(
+    broker: Broker, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailboxes, "_IN_USE", 16)
+    client, listener = broker.client(), broker.client()
+    owner = client.create(name="box", ttl=100)["owner"]
+    others = [client.mailbox(ttl=0) for _ in range(40)]
+    store.by_hand = True
+    renewed = client.ask(f"MAILBOX.RENEW.{owner}", {"ttl": 5000})
+    broker.settle()
+    for other in others:
+        client.ask(f"MAILBOX.QUERY.{other}")
+    broker.settle()
+    sid = listener.subscribe("INBOX.box")
+    store.land(FULL)
+    store.by_hand = False
+    broker.advance(50)
+    assert renewed.now == CANNOT
+    client.put("box", "new")
+    assert listener.bodies(sid) == ["new"]
+    broker.advance(60)
+    assert "Expired" in listener.take(sid)[0].status
 
 
 def test_what_expired_on_its_way_to_the_store_is_shown_to_nobody(broker: Broker, store: FaultyStore, box: str) -> None:
