@@ -93,8 +93,14 @@ class Group:
 
     @property
     def in_use(self) -> bool:
-        """Whether it has members or leases: then it must stay in memory."""
+        """Whether it has members or leases."""
         return bool(self.members or self.leases.out)
+
+    @property
+    def needed(self) -> bool:
+        """Whether it must stay in memory: also while a late acknowledgement may come to it, or a message has to go to
+        the dead letters."""
+        return self.in_use or self.leases.claimed or bool(self._doomed)
 
     @property
     def ahead(self) -> int:

@@ -129,6 +129,11 @@ class Leases:
         self._claims[msg_id] = connection, token
         return token
 
+    @property
+    def claimed(self) -> bool:
+        """Whether anything may be acknowledged so."""
+        return bool(self._claims)
+
     def close(self) -> None:
         """Nothing of the group can be acknowledged any more."""
         for msg_id in list(self._claims):

@@ -126,7 +126,7 @@ class Mailbox:
     def idle(self) -> bool:
         """Whether forgetting it loses nothing."""
         return not (self.dirty or self.watchers or self.waiters or self.visible != self.last_id) and not any(
-            group.in_use for group in self.groups.values()
+            group.needed for group in self.groups.values()
         )
 
     def load_counters(self, value: bytes | None) -> None:
@@ -254,6 +254,9 @@ class Mailboxes:
         if not mailbox.dirty:
             mailbox.dirty = True
             self.dirty.append(mailbox)
+            if not mailbox.ended:
+                # (one that was looked up in between may have pushed it out)
+                self._in_use.setdefault(mailbox.address, mailbox)
 
     def renew(self, mailbox: Mailbox, ttl: int, now: int) -> None:
         """Let it end `ttl` seconds from now, 0 never."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.inprocess import Broker, pub
+from broker.inprocess import Broker, entries, pub
 from mq9_broker import mailboxes
 
 
@@ -41,3 +41,52 @@ def test_mailboxes_in_use_are_looked_through_rarely_and_those_nobody_listens_to_
     # and nobody misses anything
     client.put("idle0", "x")
     assert client.query("idle0") == [(1, "x")]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for few mailboxes in use."""
+    monkeypatch.setattr(mailboxes, "_IN_USE", 16)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_late_acknowledgement_finds_the_mailbox_that_the_others_use() -> None:
+    broker = Broker()
+    client, worker = broker.client(), broker.client()
+    client.create(name="box", ack="explicit", ack_wait=5)
+    others = [client.mailbox() for _ in range(40)]
+    client.put("box", "one")
+    sid = worker.subscribe("INBOX.box", "g")
+    (given,) = worker.take(sid)
+    worker.send(f"UNSUB {sid}\r\n")
+    broker.advance(10)
+    for other in others:
+        client.query(other)
+    client.put("box", "two")
+    for other in others:
+        client.query(other)
+    assert worker.request(f"={given.reply}", "+ACK") == {"error": ""}
+    for other in others:
+        client.query(other)
+    assert client.put("box", "three") == 3
+    assert client.query("box") == [(1, "one"), (2, "two"), (3, "three")]
+    assert entries(client.fetch("box", "g")) == [(2, "two"), (3, "three")]
+
+
+@pytest.mark.usefixtures("few")
+def test_a_mailbox_that_is_pushed_out_in_the_middle_of_a_command_is_the_same_for_the_next() -> None:
+    broker = Broker()
+    client = broker.client()
+    client.create(name="box", retain="ack")
+    home = client.mailbox()
+    others = [client.mailbox() for _ in range(15)]
+    client.put("box", "one", **{"from": home, "receipt": "acked"})
+    client.fetch("box", "g")
+    client = broker.restart().client()
+    for address in ("box", *others):
+        client.query(address)
+    # the receipt goes to a mailbox for which there is no room
+    client.ask("MSG.ACK.box", {"group_name": "g", "msg_ids": [1]})
+    client.put("box", "two")
+    answer = client.request("MAILBOX.QUERY.box")
+    assert (entries(answer), answer["unread"]) == ([(2, "two")], 1)
