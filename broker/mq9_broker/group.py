@@ -161,16 +161,16 @@ class Group:
         heappush(self._returned[tier], msg_id)
 
     def held(self, holder: Holder, upto: int, now: int, deadline: int) -> Iterator[tuple[int, int, bytes]]:
-        """What a member has and has not acknowledged, up to the id `upto`, in priority order, its leases prolonged to
-        `deadline`."""
+        """What a member has and has not acknowledged, up to the id `upto`, in priority order. The lease of each is
+        prolonged to `deadline` when the next one is asked for."""
         mine = [(self.leases.out[msg_id].tier, msg_id) for msg_id in self.leases.of(holder) if msg_id <= upto]
         for tier, msg_id in sorted(mine):
             value = self._messages.get(self.mailbox, tier, msg_id, now)
             if value is None:
                 self._forget(msg_id)
                 continue
-            self.leases.prolong(msg_id, deadline)
             yield tier, msg_id, value
+            self.leases.prolong(msg_id, deadline)
 
     def next_member(self, tier: int) -> Any:
         """The member whose turn it is, of those that read this tier and can take a message; None when none can."""

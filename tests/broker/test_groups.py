@@ -221,6 +221,19 @@ def test_asking_for_none_says_whether_there_is_something(broker: Broker, client:
     assert [json.loads(body)["msg_id"] for _, body in client.query(sender)] == [2]
 
 
+@pytest.mark.parametrize("limit", [0, 1])
+def test_only_what_is_given_again_is_leased_anew(broker: Broker, client: Client, limit: int) -> None:
+    client.create(name="short", ack_wait=20)
+    for number in range(3):
+        client.put("short", str(number))
+    client.fetch("short", "g", member="m")
+    broker.advance(15)
+    assert len(client.fetch("short", "g", limit=limit, member="m")["messages"]) == limit
+    broker.advance(6)
+    others = entries(broker.client().fetch("short", "g"))
+    assert others == [(1, "0"), (2, "1"), (3, "2")][limit:]
+
+
 def test_asking_for_none_waits_while_others_have_all_there_is(broker: Broker, client: Client) -> None:
     for number in range(1001):
         client.put("box", str(number))
