@@ -26,6 +26,9 @@ _words = re.compile(rb"[^ \t]+").findall
 _KNOWN = 1024
 _LONGEST_KNOWN = 192
 _LONGEST_VERB = max(map(len, _VERBS))
+#: Requests that are handled at once: between rows it is seen whether that is enough for now, and what was read of a row
+#: that is not handled whole is read again.
+_LONGEST_ROW = 256
 
 V = TypeVar("V")
 #: (subject, reply, header size, size) of a control line.
@@ -314,14 +317,16 @@ def _requests(
     data: bytes, subject: bytes, pos: int, limit: int, most: int
 ) -> tuple[list[bytes], list[bytes], list[int]]:
     """(reply subjects, bodies, where each frame ends) of the PUBs that follow at `pos`, whole, written in the common
-    way, to `subject`, without headers."""
+    way, to `subject`, without headers; _LONGEST_ROW at the most."""
     startswith, find, known_size = data.startswith, data.find, _sizes.get
     begin = b"PUB %b " % subject
     skip = len(begin)
     replies: list[bytes] = []
     bodies: list[bytes] = []
     ends: list[int] = []
-    while startswith(begin, pos):
+    for _ in range(_LONGEST_ROW):
+        if not startswith(begin, pos):
+            break
         eol = find(b"\n", pos + skip, pos + limit)
         reply, _, length = data[pos + skip : eol + 1].partition(b" ")
         size = known_size(length, most + 1)

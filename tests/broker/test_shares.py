@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from broker.inprocess import AI, OPTIONS, Broker, Client, FaultyStore, by_name, entries, fetching, pub
 from mq9_broker import commit, feeds, group, messages, router
 from mq9_broker.auth import Users
+from mq9_broker.clock import ManualClock
 from mq9_broker.dialects import reading
 from mq9_broker.model import Limits
 from mq9_broker.sweep import Sweep
@@ -111,6 +112,30 @@ def test_who_sends_plenty_is_read_from_again_after_the_turn_and_few_of_them_at_o
     assert max(after - before for before, after in pairwise(reading)) <= 4
     assert all(client.transport.reading for client in clients)
     assert len(broker.client().query("box", limit=1000)) == 10
+
+
+class Stopwatch(ManualClock):
+    """With each look at its stopwatch a millisecond passes."""
+
+    looks = 0
+
+    def elapsed(self) -> float:
+        self.looks += 1
+        return self.looks / 1000
+
+
+def test_a_row_of_sends_is_no_longer_than_a_share() -> None:
+    broker = Broker(clock=Stopwatch())
+    sender, other = broker.client(), broker.client()
+    sender.create(name="box")
+    sender.feed(b"".join(pub("MAILBOX.box", b"x", reply=f"_INBOX.c1.{number}") for number in range(5000)))
+    assert sender.session.in_msgs < 2500
+    assert not sender.transport.reading
+    answer = other.ask("MAILBOX.QUERY.box", {"limit": 0})
+    broker.settle()
+    assert answer.now is not None
+    assert answer.now["unread"] < 2500
+    assert len(answered(sender)) >= 5000
 
 
 def test_who_sends_plenty_in_little_time_is_read_on() -> None:
