@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -271,7 +272,8 @@ class Server:
 
 def _hand_out_little(listener: socket.socket) -> None:
     """What is in the system's buffers cannot be overtaken: its megabytes would stand before an urgent message."""
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+    # (some systems do not know the option, and some sandboxes refuse it)
+    with contextlib.suppress(AttributeError, OSError):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)  # its connections inherit it
 
 

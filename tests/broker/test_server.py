@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 
 import pytest
@@ -40,6 +41,19 @@ def test_the_greeting_says_what_it_is(broker: Broker) -> None:
         "client_id": 1,
         "client_ip": "127.0.0.1",
     }
+
+
+@pytest.mark.anyio
+async def test_a_system_that_refuses_an_option_of_its_sockets_is_served(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "TCP_NOTSENT_LOWAT", 9999, raising=False)
+    broker.server.port = 0
+    await broker.server.listen()
+    try:
+        socket.create_connection(("127.0.0.1", broker.server.port)).close()
+    finally:
+        await broker.server.stop(0)
 
 
 def test_a_silent_client_is_asked_after_two_seconds_and_then_every_two_minutes(broker: Broker) -> None:
