@@ -79,13 +79,14 @@ class Messages:
         tier = _TIER_OF_BYTE[code]
         msg_id = mailbox.last_id = mailbox.last_id + 1
         place = mailbox.pending
+        replaced: tuple[int, bytes] | None = None
         if mailbox.latest:
-            self._replace(mailbox, now)
+            replaced = self._replace(mailbox)
             place.writes[keys.latest(mailbox.incarnation)] = keys.encode_latest(tier, msg_id, value)
         else:
             place.writes[mailbox.prefixes[tier] + msg_id.to_bytes(8, "big")] = value
         if code >= WATCHED:
-            self._watch(mailbox, tier, msg_id, value, now)
+            replaced = self._watch(mailbox, tier, msg_id, value) or replaced
         if not mailbox.counts[tier]:
             mailbox.heads[tier] = msg_id
         mailbox.tails[tier] = msg_id
@@ -96,6 +97,9 @@ class Messages:
         if mailbox.watchers or mailbox.waiters or mailbox.groups:
             mailbox.fresh.append((tier, msg_id, value))
         self._mailboxes.touch(mailbox)
+        if replaced is not None:
+            # (last of all: a receipt may come back to this mailbox)
+            self.lost(mailbox.address, *replaced, "replaced", now)
         return msg_id
 
     def append_all(self, mailbox: Mailbox, code: int, payloads: list[bytes], now: int) -> int:
@@ -286,20 +290,21 @@ class Messages:
         found = mailbox.pending.get(keys.keyed(mailbox.incarnation, key))
         return (found[0], keys.number(found[1:])) if found is not None else None
 
-    def _watch(self, mailbox: Mailbox, tier: int, msg_id: int, value: bytes, now: int) -> None:
+    def _watch(self, mailbox: Mailbox, tier: int, msg_id: int, value: bytes) -> tuple[int, bytes] | None:
+        """Point at a message that is watched; gives (id, encoded) of an older one of its key, which is taken out."""
         place = mailbox.pending
         if value[0] & EXPIRED:
             place.put(keys.asked(mailbox.incarnation, tier, msg_id), mailbox.address.encode())
         key = keys.field_of(value, KEY)
         if not key or mailbox.latest:
-            return
+            return None
         older = self.by_key(mailbox, key)
-        if older is not None:
-            before = self._stored(mailbox, *older)
-            if before is not None:
-                self.remove(mailbox, *older, before)
-                self.lost(mailbox.address, older[1], before, "replaced", now)
+        before = self._stored(mailbox, *older) if older is not None else None
         place.put(keys.keyed(mailbox.incarnation, key), bytes((tier,)) + keys.u64(msg_id))
+        if older is None or before is None:
+            return None
+        self.remove(mailbox, *older, before)
+        return older[1], before
 
     def _unpoint(self, mailbox: Mailbox, tier: int, msg_id: int, value: bytes) -> None:
         if value[0] & EXPIRED:
@@ -319,19 +324,20 @@ class Messages:
                 return None
         return value
 
-    def _replace(self, mailbox: Mailbox, now: int) -> None:
-        """The newest of a mailbox of type latest gives way, with all that points at it."""
+    def _replace(self, mailbox: Mailbox) -> tuple[int, bytes] | None:
+        """The newest of a mailbox of type latest gives way, with all that points at it: (id, encoded)."""
         before = mailbox.pending.get(keys.latest(mailbox.incarnation)) if mailbox.count else None
-        if before is not None:
-            tier, msg_id, value = keys.decode_latest(before)
-            expires = keys.expires_of(value)
-            if expires:
-                self._schedule.remove(mailbox.pending, expires, due_kind(value), _entry(mailbox, tier, msg_id))
-            if value[0] & EXPIRED:
-                mailbox.pending.delete(keys.asked(mailbox.incarnation, tier, msg_id))
-                self.lost(mailbox.address, msg_id, value, "replaced", now)
         mailbox.counts = [0, 0, 0, 0]
         mailbox.removals += 1
+        if before is None:
+            return None
+        tier, msg_id, value = keys.decode_latest(before)
+        expires = keys.expires_of(value)
+        if expires:
+            self._schedule.remove(mailbox.pending, expires, due_kind(value), _entry(mailbox, tier, msg_id))
+        if value[0] & EXPIRED:
+            mailbox.pending.delete(keys.asked(mailbox.incarnation, tier, msg_id))
+        return msg_id, value
 
     def _remove(self, mailbox: Mailbox, tier: int, msg_id: int) -> None:
         if mailbox.latest:

@@ -451,3 +451,36 @@ def test_what_is_kept_for_a_receipt_goes_with_it(broker: Broker, client: Client,
     assert not any(key[9:10] == b"a" for key in broker.stored() if key[:1] == b"I")
     broker.advance(60)
     assert not any(key[9:10] == b"w" for key in broker.stored() if key[:1] == b"E")
+
+
+def test_what_gives_way_in_its_senders_own_mailbox_leaves_the_newest_there(broker: Broker) -> None:
+    client, other = broker.client(), broker.client()
+    latest = client.mailbox(type="latest", subscribe=["news.*"])
+    client.put(latest, "one", **{"from": latest, "receipt": "expired"})
+    other.send(pub("BROADCAST.news.today", b"two"))
+    client.put(latest, "three", **{"from": latest, "receipt": "expired"})
+    client.put(latest, "four", delay=5)
+    broker.advance(10)
+    assert [body for _, body in client.query(latest)] == ["four"]
+    assert not other.gone
+
+
+def test_two_of_the_newest_only_whose_senders_each_are_the_other_tell_each_other_once(broker: Broker) -> None:
+    client = broker.client()
+    one, two = client.mailbox(type="latest"), client.mailbox(type="latest")
+    client.put(one, "a", **{"from": two, "receipt": "expired"})
+    client.put(two, "b", **{"from": one, "receipt": "expired"})
+    client.put(one, "c")
+    assert [client.request(f"MAILBOX.QUERY.{box}")["unread"] for box in (one, two)] == [1, 1]
+    assert not client.gone
+
+
+def test_a_receipt_for_an_older_one_of_the_same_key_comes_behind_the_newer(broker: Broker) -> None:
+    client = broker.client()
+    box = client.mailbox()
+    state = {"from": box, "receipt": "expired", "key": "state", "priority": "low"}
+    client.put(box, "one", **state)
+    client.put(box, "two", **state)
+    (first, body), (second, receipt) = client.query(box)
+    assert (first, body, second) == (2, "two", 3)
+    assert json.loads(receipt)["msg_id"] == 1
