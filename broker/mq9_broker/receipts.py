@@ -1,7 +1,8 @@
 """Receipts: small messages to a sender about what became of its message, for the events it asked for.
 
 A receipt is a message like any other, from the mailbox it speaks of. It asks for no receipt itself, so there is no end
-of them to tell of, and it is not stored where there is no place for it.
+of them to tell of, and it is not stored where there is no place for it. Where only the newest is kept it takes the
+place of a message, whose sender may want to hear of that: that receipt follows this one, not in the middle of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from mq9_broker.mailboxes import Mailbox, Mailboxes
 from mq9_broker.messages import Messages
 from mq9_broker.model import ACKED, CODE, CODES, DEAD, DELIVERED, EXPIRED, TIER_OF, Draft
 
+#: So many may follow from one another: nobody waits long for whoever sends to the first of many mailboxes.
+_LONGEST_CHAIN = 100
+
 
 class Receipts:
     """Tells senders. `value` is always the encoded message that something happened to."""
@@ -21,6 +25,8 @@ class Receipts:
         self._mailboxes = mailboxes
         self._messages = messages
         messages.lost = self.lost
+        # (to whom, from which mailbox, what) of those that follow from one another
+        self._chain: list[tuple[str, str, dict[str, str | int]]] = []
 
     def delivered(self, mailbox: Mailbox, group: str, msg_id: int, value: bytes, now: int) -> bool:
         """It was written to a reader; the first time is told. Whether it was this one."""
@@ -50,17 +56,29 @@ class Receipts:
             self._tell("expired", address, msg_id, value, now, reason=reason)
 
     def _tell(self, event: str, address: str, msg_id: int, value: bytes, now: int, **more: str) -> None:
-        mailbox = self._mailboxes.find(keys.decode_message(value).sender.decode(), now)
+        said: dict[str, str | int] = {"event": event, "mail_id": address, "msg_id": msg_id, "time": now // 1000}
+        said |= {name: text for name, text in more.items() if text}
+        if len(self._chain) >= _LONGEST_CHAIN:
+            return
+        self._chain.append((keys.decode_message(value).sender.decode(), address, said))
+        if len(self._chain) > 1:
+            return  # (it follows from the one that is being stored)
+        try:
+            for receipt in self._chain:
+                self._store(*receipt, now)
+        finally:
+            self._chain.clear()
+
+    def _store(self, to: str, address: str, said: dict[str, str | int], now: int) -> None:
+        mailbox = self._mailboxes.find(to, now)
         if mailbox is None or not self._messages.has_room(mailbox, b"", now):
             return
         if mailbox.latest and mailbox.address == address:
             return  # it would take the place of what came
-        said = {"event": event, "mail_id": address, "msg_id": msg_id, "time": now // 1000}
-        said |= {name: text for name, text in more.items() if text}
         draft = Draft(
             json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode(),
             CODES["notify"],
-            b"mq9-receipt: %b\r\n" % event.encode(),
+            b"mq9-receipt: %b\r\n" % str(said["event"]).encode(),
             sender=address.encode(),
         )
         self._messages.send(mailbox, draft, now)

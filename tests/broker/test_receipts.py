@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -484,3 +485,18 @@ def test_a_receipt_for_an_older_one_of_the_same_key_comes_behind_the_newer(broke
     (first, body), (second, receipt) = client.query(box)
     assert (first, body, second) == (2, "two", 3)
     assert json.loads(receipt)["msg_id"] == 1
+
+
+def test_who_sends_to_the_first_of_many_that_follow_from_one_another_waits_for_a_hundred() -> None:
+    broker = Broker()
+    client, other = broker.client(), broker.client()
+    row = [client.mailbox(type="latest") for _ in range(300)]
+    for box, sender in pairwise(row):
+        client.put(box, "old", **{"from": sender, "receipt": "expired"})
+    other.put(row[0], "new")
+    assert [client.query(box)[0][1][:7] for box in (row[0], row[1], row[100])] == ["new", '{"event', '{"event']
+    assert client.query(row[101])[0][1] == "old"
+    # and the next chain is told again
+    other.put(row[101], "new")
+    assert client.query(row[102])[0][1] != "old"
+    assert not other.gone
