@@ -6,12 +6,16 @@ it goes on where the last one stopped.
 
 from __future__ import annotations
 
+import logging
+
 from mq9_broker import keys
 from mq9_broker.board import Board
 from mq9_broker.groups import Groups
 from mq9_broker.mailboxes import Mailboxes
 from mq9_broker.messages import Messages
 from mq9_broker.store.pending import Pending
+
+_log = logging.getLogger(__name__)
 
 #: Records one step may touch: what a client may have to wait for.
 STEP = 64
@@ -38,7 +42,11 @@ class Sweep:
         """One small step; whether there is more to do at once."""
         taken = self._mailboxes.schedule.take(now, STEP)
         for place, when, kind, rest, value in taken:
-            self._settle(place, kind, rest, value.decode(), when, now)
+            try:
+                self._settle(place, kind, rest, value.decode(), when, now)
+            except Exception:
+                # a defect of ours: what else is due happens, and whoever comes next keeps its connection
+                _log.exception("something that was due hit a defect and is left out")
         left = STEP - len(taken)
         for place in self._mailboxes.places:
             left = self._purge(place, left, now)

@@ -1171,6 +1171,23 @@ def test_a_defect_costs_one_connection(
     assert "hit a defect, its connection is closed" in caplog.text
 
 
+def test_a_defect_in_what_is_due_keeps_nothing_else_from_happening(
+    broker: Broker, box: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = broker.client()
+    client.create(name="first", ttl=5)
+    for number in range(3):
+        client.put("box", f"later {number}", delay=5)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(broker.hub.mailboxes, "expired", broken)
+    broker.advance(10)
+    assert [body for _, body in client.query("box")] == ["one", "two", "later 0", "later 1", "later 2"]
+    assert "hit a defect and is left out" in caplog.text
+
+
 def test_options_are_the_defaults_of_the_protocol(broker: Broker) -> None:
     """The clients of these tests announce what libraries announce."""
     assert OPTIONS["verbose"] is False
