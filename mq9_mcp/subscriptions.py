@@ -49,24 +49,27 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._count = 0
+        self._changing = asyncio.Lock()  # requests that cross each other would begin the same one twice
 
     async def subscribe(self, request: Request, params: SubscribeRequestParams) -> EmptyResult:
         """Tells of the resource until the session ends. Subscribing twice is subscribing once."""
         telling = _of_session(request)
-        if params.uri not in telling:
-            self._check_room(len(telling) + 1)
-            news = await self._begin(request, params.uri)
+        async with self._changing:
+            if params.uri not in telling:
+                self._check_room(1, beside=len(telling))
+                news = await self._begin(request, params.uri)
 
-            async def tell() -> None:
-                async with aclosing(news):
-                    async for _ in news:
-                        await request.session.send_resource_updated(params.uri)
+                async def tell() -> None:
+                    async with aclosing(news):
+                        async for _ in news:
+                            await request.session.send_resource_updated(params.uri)
 
-            telling[params.uri] = self._run(tell(), telling, params.uri)
+                telling[params.uri] = self._run(tell(), telling, params.uri)
         return EmptyResult()
 
     async def unsubscribe(self, request: Request, params: UnsubscribeRequestParams) -> EmptyResult:
-        task = _of_session(request).pop(params.uri, None)
+        async with self._changing:
+            task = _of_session(request).pop(params.uri, None)
         if task is not None:
             task.cancel()
             await asyncio.wait((task,))
@@ -92,8 +95,9 @@ class Subscriptions:
             )
             return await ListenHandler(bus)(request, params.model_copy(update={"notifications": honoured}))
 
-    def _check_room(self, wanted: int) -> None:
-        if wanted > OF_ONE or self._count + wanted > SUBSCRIPTIONS:
+    def _check_room(self, wanted: int, *, beside: int = 0) -> None:
+        """Raises MCPError when so many are too many, `beside` those that the session has."""
+        if beside + wanted > OF_ONE or self._count + wanted > SUBSCRIPTIONS:
             raise MCPError(
                 code=INVALID_REQUEST,
                 message=f"too many subscriptions: at most {OF_ONE} for one session, and {SUBSCRIPTIONS} in this server",

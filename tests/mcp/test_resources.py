@@ -302,6 +302,29 @@ async def test_unsubscribing(make: MakeServer, peer: Peer) -> None:
         assert await heard(news) == PUBLIC + one
 
 
+async def test_requests_that_cross_each_other(make: MakeServer) -> None:
+    before = asyncio.all_tasks()
+    async with Client(make("bob"), mode="legacy") as bob:
+        await asyncio.gather(*(subscribe(bob, OWN) for _ in range(50)))
+        subscribed = asyncio.all_tasks()
+        await unsubscribe(bob, OWN)
+        assert len(asyncio.all_tasks()) < len(subscribed)
+    async with asyncio.timeout(5):
+        while asyncio.all_tasks() - before:
+            await anyio.sleep(0.01)
+
+
+async def test_a_subscription_counts_once(make: MakeServer, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriptions, "SUBSCRIPTIONS", 3)
+    async with Client(make("bob"), mode="legacy") as bob:
+        for _ in range(3):
+            name = fresh_name()
+            await peer.create(name=name, public=True)
+            await subscribe(bob, PUBLIC + name)
+        with pytest.raises(MCPError, match="and 3 in this server"):
+            await subscribe(bob, OWN)
+
+
 async def test_the_directory_is_told_of(make: MakeServer, peer: Peer) -> None:
     await peer.create(name=fresh_name(), public=True)
     async with (
