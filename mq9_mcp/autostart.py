@@ -39,6 +39,13 @@ def data_dir() -> Path:
     return Path(platformdirs.user_data_dir("mq9", appauthor=False))
 
 
+def make_private(directory: Path, *names: str) -> None:
+    """Makes a data directory, and the folders `names` one below the other in it, so that only their user can open
+    them. Those that are there stay as they are."""
+    for depth in range(len(names) + 1):  # one by one: the parents that mkdir makes are everybody's
+        directory.joinpath(*names[:depth]).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def located(directory: Path) -> str | None:
     """Where the broker that holds this data directory says it listens, or None. Asks nobody: files only.
 
@@ -74,7 +81,7 @@ def find_or_start(directory: Path | None = None) -> str:
     if url:
         return url
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(directory)
         deadline = time.monotonic() + START_WITHIN
         with _start_lock(directory / "start.lock", deadline) as locked:
             url = find(directory)

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mq9_mcp.autostart import make_private
+
 if sys.platform == "win32":
     import msvcrt
 
@@ -96,6 +98,7 @@ class SessionMap:
     """
 
     def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
         self._folder = data_dir / "agents"
         self._file = self._folder / "sessions.json"
         self._memory: dict[str, Own] | None = None
@@ -121,7 +124,7 @@ class SessionMap:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._data_dir, "agents")
             self._folder.chmod(0o700)
             lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

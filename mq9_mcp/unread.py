@@ -65,12 +65,13 @@ class Serving:
 
     def __init__(self, session: str | None, data_dir: Path) -> None:
         self._session = session
+        self._data_dir = data_dir
         self._file = _host_file(data_dir, os.getppid())
 
     def __enter__(self) -> None:
         if self._session is not None:
             try:
-                self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                autostart.make_private(self._data_dir, "agents", "hosts")
                 self._file.write_text(json.dumps([self._session, os.getpid()]))
             except OSError:
                 pass  # hooks go by what they are told, then
@@ -78,8 +79,9 @@ class Serving:
     def __exit__(self, *_: object) -> None:
         if self._session is not None:
             try:
-                self._file.unlink()
-            except OSError:
+                if json.loads(self._file.read_bytes()) == [self._session, os.getpid()]:  # and not the next server's
+                    self._file.unlink()
+            except (OSError, ValueError):
                 pass
 
 
@@ -140,6 +142,7 @@ class Told:
     """
 
     def __init__(self, mailbox: Mailbox, data_dir: Path) -> None:
+        self._data_dir = data_dir
         self._folder = data_dir / "agents" / "told"
         self._file = self._folder / mailbox.send_only
 
@@ -147,7 +150,7 @@ class Told:
         """Whether there is something to say of `state`, which counts as said from now on: mail that came since, or,
         with `again`, any that is unread. Nothing is news where that can't be kept: it would be told again and again."""
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            autostart.make_private(self._data_dir, "agents", "told")
             file = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError:
             return False
@@ -168,8 +171,11 @@ class Told:
         """Removes what is left of sessions long gone."""
         for folder in (self._folder, self._folder.with_name("hosts")):
             for file in folder.glob("*"):
-                if file.stat().st_mtime < time.time() - FORGET_AFTER:
-                    file.unlink()
+                try:
+                    if file.stat().st_mtime < time.time() - FORGET_AFTER:
+                        file.unlink()
+                except OSError:
+                    pass  # another session's hook was faster
 
 
 def _parsed(data: bytes) -> list[int]:
