@@ -51,8 +51,9 @@ from mq9_mcp.mail import (
     pattern_of,
     priority_of,
     public_form,
+    words_of,
 )
-from mq9_mcp.receiving import Callback, Receiver
+from mq9_mcp.receiving import Callback, Receiver, must_be_called
 from mq9_mcp.requests import Requests
 from mq9_mcp.work import Work
 
@@ -186,8 +187,8 @@ class AsyncMailbox(Requests):
             ("mq9-ttl", ttl),
             ("mq9-delay", delay),
             ("mq9-key", key),
-            ("mq9-tags", ",".join(list_of("tags", tags)) or None),
-            ("mq9-receipt", ",".join(list_of("receipts", receipts)) or None),
+            ("mq9-tags", ",".join(words_of("tags", tags)) or None),
+            ("mq9-receipt", ",".join(words_of("receipts", receipts)) or None),
             ("mq9-hops", hops),
             (CORRELATION_ID, correlation_id),
         ):
@@ -352,6 +353,7 @@ class AsyncMailbox(Requests):
         not acknowledged: it comes again when its lease ends (the mailbox's `ack_wait`), to any receiver, and after
         `max_deliver` times it goes to the mailbox's `dead_letter`.
         """
+        must_be_called(callback)
         address = address_of(mailbox)
         batches, work = self._batches(address, resume)
         return Receiver(batches, work, callback, address, self._receivers)
@@ -379,7 +381,7 @@ class AsyncMailbox(Requests):
             "limit": limit,
             "since": since,
             "key": key,
-            "tags": [*tags] or None,
+            "tags": words_of("tags", tags) or None,
             "group_name": group,
         }
         reply = await self._ask(f"MAILBOX.QUERY.{address}", asked, address)

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from mq9_mcp.connection import Connection
-from mq9_mcp.errors import BrokerUnavailable
+from mq9_mcp.errors import BrokerUnavailable, InvalidRequest
 
 BUFFER = 16 << 20  # bytes read ahead of a slow reader before the subscription is taken back and begun again
 EXPIRED = "410"
@@ -99,6 +99,8 @@ class Feed(Generic[T]):
         self._full = False
         try:
             self._sub = await self._link.nats.subscribe(self._subject, queue=self._queue, cb=self._on_message)
+        except nats.errors.BadSubjectError:
+            raise InvalidRequest(f"{self._queue!r} is no name of a group: it has no spaces") from None
         except nats.errors.ConnectionClosedError:
             pass  # lost this moment: the next turn of the loop finds a connection
 

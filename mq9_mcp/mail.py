@@ -344,6 +344,14 @@ def list_of(name: str, values: Iterable[T]) -> list[T]:
     return [*values]
 
 
+def words_of(name: str, values: Iterable[str]) -> list[str]:
+    """`values` as a list. Raises InvalidRequest for anything but a list of texts."""
+    words = list_of(name, values)
+    if wrong := [word for word in words if not isinstance(word, str)]:
+        raise InvalidRequest(f"{name} holds what is {kind_of(wrong[0])}: give a list of texts")
+    return words
+
+
 def kind_of(value: object) -> str:
     """The type of `value` in words that name no value."""
     return "None" if value is None else f"of type {type(value).__name__}"
@@ -352,10 +360,18 @@ def kind_of(value: object) -> str:
 def checked(headers: Mapping[str, str]) -> Mapping[str, str]:
     """`headers`, if each can be sent as it is; a client library would change what cannot without a word."""
     for name, value in headers.items():
+        if not isinstance(name, str):
+            raise InvalidRequest(f"the header {name!r} is no text: a header has a name of letters, digits and '-'")
+        if not isinstance(value, str):
+            raise InvalidRequest(f"the header {name!r} is {kind_of(value)}: give text")
         if not _HEADER.fullmatch(name):
             raise InvalidRequest(f"{name!r} cannot be a header name: use letters, digits and '-'")
         if "\n" in value or "\r" in value:
             raise InvalidRequest(f"the header {name!r} has more than one line: put that into the payload")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"the header {name!r} cannot be written as UTF-8 text: correct it") from None
     return headers
 
 

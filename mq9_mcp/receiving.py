@@ -10,14 +10,20 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from mq9_mcp.errors import mask
+from mq9_mcp.errors import InvalidRequest, mask
 from mq9_mcp.feed import Batches
-from mq9_mcp.mail import Message
+from mq9_mcp.mail import Message, kind_of
 from mq9_mcp.work import Work
 
 Callback: TypeAlias = Callable[[Message], Any]
 
 log = logging.getLogger("mq9.client")
+
+
+def must_be_called(callback: object) -> None:
+    """Raises InvalidRequest for what is no function."""
+    if not callable(callback):
+        raise InvalidRequest(f"receive calls a function with each message: this is {kind_of(callback)}")
 
 
 class Receiver:

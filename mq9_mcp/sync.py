@@ -24,7 +24,7 @@ from mq9_mcp.errors import BrokerUnavailable
 from mq9_mcp.live import Stream
 from mq9_mcp.mail import Created, Message
 from mq9_mcp.portal import Caller, Portal
-from mq9_mcp.receiving import Callback, Receiver
+from mq9_mcp.receiving import Callback, Receiver, must_be_called
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,6 +107,7 @@ class Mailbox:
         not acknowledged: it comes again when its lease ends (the mailbox's `ack_wait`), to any receiver, and after
         `max_deliver` times it goes to the mailbox's `dead_letter`.
         """
+        must_be_called(callback)
         return BlockingReceiver(self, mailbox, callback, resume)
 
     def close(self) -> None:

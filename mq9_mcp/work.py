@@ -38,7 +38,7 @@ class Work:
         await self._begin()
         async with self._client as client:
             link = await client._connected()
-            await client.query(self._address, limit=0)
+            await client.query(self._address, limit=0, group=self._group)
             keeping = asyncio.create_task(self._keep(link))
             done: tuple[int, ...] = ()
             try:

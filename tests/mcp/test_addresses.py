@@ -81,6 +81,35 @@ async def test_what_cannot_be_meant_is_said(
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"headers": {"Try": 1}}, "the header 'Try' is of type int"),
+        ({"headers": {1: "x"}}, "the header 1 is no text"),
+        ({"headers": {"Try": "\ud800"}}, "the header 'Try' cannot be written as UTF-8"),
+        ({"correlation_id": "\ud800"}, "the header 'Correlation-Id' cannot be written as UTF-8"),
+        ({"tags": [1]}, "tags holds what is of type int"),
+        ({"receipts": [None]}, "receipts holds what is None"),
+    ],
+)
+async def test_what_is_no_text(mq9: AsyncMailbox, option: dict[str, Any], said: str) -> None:
+    box = await mq9.create(ttl=60)
+    with pytest.raises(InvalidRequest) as refused:
+        await mq9.send(box, "x", **option)
+    assert said in str(refused.value)
+
+
+async def test_what_nobody_can_listen_with(mq9: AsyncMailbox) -> None:
+    box = await mq9.create(ttl=60)
+    with pytest.raises(InvalidRequest, match="group"):
+        await anext(mq9.listen("a.b", group="two words"))
+    with pytest.raises(InvalidRequest, match="group_name"):
+        await mq9.receive(box, print, resume="two words").begun()
+    for receive in (mq9.receive, Mailbox(mq9.url).receive):
+        with pytest.raises(InvalidRequest, match="calls a function with each message: this is None"):
+            receive(box, None)
+
+
 @pytest.mark.parametrize("option", [{"tags": "urgent"}, {"receipts": "acked"}])
 async def test_a_text_is_no_list_of_its_letters(mq9: AsyncMailbox, option: dict[str, Any]) -> None:
     box = await mq9.create(ttl=60)
@@ -88,4 +117,6 @@ async def test_a_text_is_no_list_of_its_letters(mq9: AsyncMailbox, option: dict[
         await mq9.send(box, "x", **option)
     with pytest.raises(InvalidRequest, match="give a list"):
         await mq9.create(subscribe="alert.*")
+    with pytest.raises(InvalidRequest, match="give a list"):
+        await mq9.query(box, tags="urgent")
     assert (await mq9.query(box)).unread == 0
