@@ -20,3 +20,5 @@ with Mailbox() as late:
     for name, mailbox in {"cleaner": cleaner, "night-shift": night_shift}.items():
         for alert in late.fetch(mailbox, group=name, wait=10):
             print(f"{name}, was offline: {alert.event} at {alert.json()['host']}")
+    for mailbox in (pager, cleaner, night_shift):
+        late.drop(mailbox)

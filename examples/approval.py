@@ -23,6 +23,7 @@ with Mailbox() as person:
         said = input("person: ") if sys.stdin.isatty() else "yes"
         person.answer(request, said, sender=desk)
         person.ack(desk, "person", [request])
+    person.drop(desk)
 
 with Mailbox() as agent:
     for answer in agent.fetch(mine, group="agent", wait=10):
@@ -30,3 +31,4 @@ with Mailbox() as agent:
             print(f"agent: {answer.text!r} did not come from the desk, and counts for nothing")
         else:
             print("agent: approved, the table is gone" if answer.text == "yes" else "agent: the table stays")
+    agent.drop(mine)

@@ -21,8 +21,10 @@ with Mailbox() as expert:
     for asked in reversed(expert.fetch(desk, group="expert", wait=10).messages):
         expert.answer(asked, KNOWN.get(asked.text, "I do not know"))  # with its correlation_id
         expert.ack(desk, "expert", [asked])
+    expert.drop(desk)
 print("expert: I answered the last one first")
 
 with Mailbox() as asker:
     for answer in asker.fetch(mine, group="asker", wait=10):
         print(f"asker: {QUESTIONS[answer.correlation_id or '']} {answer.text}")
+    asker.drop(mine)
