@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from mq9_mcp.install.settings import Settings
 from mq9_mcp.install.tables import Tables
 
 NAME = "mq9"  # of the server, in every agent
+_PLAIN = re.compile(r"-[A-Za-z]|--[a-z]+(-[a-z]+)*|[a-z]+://[\w.:-]+/?")  # options, and where a server is
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +158,14 @@ def beside(agent: Agent, project: Path) -> Iterator[str]:
 
 
 def shown(entry: Any, words: int | None = None) -> str:
-    """An entry that somebody else wrote, as the first `words` of its command, without what may be a secret in it."""
+    """An entry that somebody else wrote, as the first `words` of its command; its arguments without those that
+    may be secrets."""
     if not isinstance(entry, dict):
         return "something that is no server"
     if isinstance(entry.get("command"), str):
-        line = [entry["command"], *(word for word in entry.get("args") or [] if isinstance(word, str))]
+        args = entry.get("args")
+        given = [word for word in args if isinstance(word, str)] if isinstance(args, list) else []
+        line = [entry["command"], *(word if _PLAIN.fullmatch(word) else "…" for word in given)]
         return f"`{' '.join(line[:words])}`"
     return "a server at a URL" if entry.get("url") else "a server without a command"
 

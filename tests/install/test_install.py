@@ -295,6 +295,15 @@ def test_a_server_that_somebody_else_wrote_stays(verb: str, agent: str, text: st
     assert "/opt/theirs" not in path.read_text()
 
 
+def test_arguments_of_others_are_not_shown(home: Path) -> None:
+    server = {"command": "npx", "args": ["-y", "other", "--token", "HUSH", "--url=nats://u:HUSH@h", "-pHUSH"]}
+    a_user_with(FILES["cursor"], json.dumps({"mcpServers": {"mq9": server}}))
+    for verb in ("install", "uninstall"):
+        done = run(verb, "cursor", "--yes")
+        assert (done.code, "`npx -y … --token … … …`" in done.out) == (1, True)
+        assert "HUSH" not in done.out
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 def test_secrets_of_others_are_not_shown(indent: int | None, home: Path) -> None:
     entry = {
