@@ -54,11 +54,12 @@ class CodexQueue:
         self._open = False
 
 
-def _queue(thread_id: str, words: str) -> None:
+def _queue(thread_id: str, words: str) -> bool:
+    """Whether Codex took it."""
     program = shutil.which("codex")
     if program is None:
         log.warning("there is new mail, but no `codex` on the PATH to wake Codex with")
-        return
+        return False
     try:
         subprocess.run(
             [program, "queue", "--thread", thread_id, "--message", words],
@@ -69,3 +70,5 @@ def _queue(thread_id: str, words: str) -> None:
         )
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("`codex queue` did not take the news of new mail: %s", type(error).__name__)
+        return False
+    return True

@@ -167,6 +167,13 @@ class Told:
             os.close(file)
         return unread(state) > 0 and (again or any(now > then for now, then in zip(state, before, strict=True)))
 
+    def forget(self) -> None:
+        """What was said last was not heard: all that is unread is news again."""
+        try:
+            os.truncate(self._file, 0)
+        except OSError:
+            pass
+
     def forget_old(self) -> None:
         """Removes what is left of sessions long gone."""
         for folder in (self._folder, self._folder.with_name("hosts")):

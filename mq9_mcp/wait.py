@@ -53,9 +53,10 @@ def monitor(host: str) -> int:
         )
         return 2
 
-    def say(words: str) -> None:
+    def say(words: str) -> bool:
         print(words, flush=True)
         time.sleep(QUIET)
+        return True
 
     parent = os.getppid()
     try:
@@ -71,12 +72,13 @@ def follow(
     host: str,
     session: str,
     data_dir: Path,
-    say: Callable[[str], None],
+    say: Callable[[str], bool],
     *,
     until: Callable[[], float],
     rest: float = REST,
 ) -> None:
-    """Calls `say` with the words for all that is new in the session's own mailbox, from when it has one."""
+    """Calls `say` with the words for all that is new in the session's own mailbox, from when it has one. What `say`
+    gives False for was not heard: it stays news for a hook, and is said again with what comes next."""
     while until() > 0:
         mailbox = unread.mailbox_of(host, session, data_dir)
         if mailbox is not None:
@@ -91,13 +93,15 @@ def follow(
 
 
 def _follow(
-    mailbox: unread.Mailbox, data_dir: Path, say: Callable[[str], None], until: Callable[[], float], rest: float
+    mailbox: unread.Mailbox, data_dir: Path, say: Callable[[str], bool], until: Callable[[], float], rest: float
 ) -> None:
     told = unread.Told(mailbox, data_dir)
+    unheard: unread.Counts | None = None
 
     def where() -> Endpoint | None:
         return unread.endpoint_of(mailbox.broker, data_dir)
 
     for state in watch(where, mailbox.mail_id, unread.GROUP, name="mq9 wait", until=until, rest=rest):
-        if told.is_news(state):
-            say(unread.words(state))
+        if state != unheard and told.is_news(state) and not say(unread.words(state)):
+            unheard = state
+            told.forget()

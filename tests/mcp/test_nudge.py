@@ -77,6 +77,10 @@ def test_where_there_is_no_codex(
         wire.ask(f"MAILBOX.{address}", b"x")
         queue.watch(THREAD)
         assert eventually(lambda: "no `codex` on the PATH" in caplog.text, within=10)
+        told = next((broker.data_dir / "agents" / "told").iterdir())
+        assert eventually(lambda: told.read_bytes() == b"", within=10), "nobody heard it: hooks are to say it"
+        time.sleep(0.3)
+        assert len(caplog.records) == 1, "the same is not tried again and again"
 
 
 @pytest.mark.parametrize(("value", "wanted"), [("1", True), ("true", True), ("0", False), ("", False), (None, False)])
