@@ -31,14 +31,25 @@ def wait(url: str | None, mailbox: str, group: str, timeout: float | None) -> in
         found = named or autostart.located(data_dir)
         return Endpoint.at(found) if found else None
 
-    if where() is None:
+    at = where()
+    if at is None:
         print("mq9 wait: no broker runs here yet; waiting for it", file=sys.stderr)
+    elif named and not _answers(at):
+        print(f"mq9 wait: no broker answers at {at.url} yet; waiting for it", file=sys.stderr)
     end = None if timeout is None else time.monotonic() + timeout
     until = (lambda: 60.0) if end is None else (lambda: end - time.monotonic())
     for state in watch(where, address_of(mailbox), group, name="mq9 wait", until=until):
         if unread.unread(state):
             return 0
     return 1
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    try:
+        endpoint.greeting()
+    except OSError:
+        return False
+    return True
 
 
 def monitor(host: str) -> int:

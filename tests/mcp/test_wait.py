@@ -16,6 +16,7 @@ import pytest
 from agents import free_port
 
 from e2e.harness import PRIVATE_ID, Broker, StartBroker, Wire, eventually, fresh_name
+from mq9_mcp import wait
 from mq9_mcp.identity import Own, SessionMap, session_key
 
 MQ9 = Path(sys.executable).parent / "mq9"
@@ -134,6 +135,20 @@ def test_a_broker_that_is_not_there_yet(start: Start, start_broker: StartBroker)
     broker.start()
     assert process.wait(10) == 0
     assert process.communicate()[1] == b"mq9 wait: no broker runs here yet; waiting for it\n"
+
+
+def test_a_named_broker_that_is_not_there_yet(
+    start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broker = start_broker()
+    monkeypatch.delenv("MQ9_URL", raising=False)
+    with Wire(broker.port) as wire:
+        mail_id = wire.ask("MAILBOX.CREATE")["mail_id"]
+    assert wait.wait(broker.url, mail_id, "g", 0.1) == 1
+    assert capfd.readouterr().err == ""
+    broker.stop()
+    assert wait.wait(broker.url, mail_id, "g", 0.1) == 1
+    assert capfd.readouterr().err == f"mq9 wait: no broker answers at {broker.url} yet; waiting for it\n"
 
 
 @pytest.mark.parametrize(
