@@ -187,11 +187,12 @@ class Reader:
         for shown in self._shown.values():
             if not shown.messages or shown.keep_until < self._now():
                 continue
+            before = {**shown.messages}
             try:
                 ours = await self._fetch_again(shown, shown.leased)
             except MailboxError:
                 continue
-            if len(ours) < len(shown.messages):
+            if len(ours) < len(before) and shown.messages == before:  # else the agent has read on meanwhile
                 # Others have some of it by now, and nothing else may be taken in its place.
                 shown.keep_until = 0.0
 
