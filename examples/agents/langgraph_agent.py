@@ -75,6 +75,7 @@ async def main() -> None:
         for answer in await program.fetch(mine, wait=10):
             print(f"program: {answer.json()['body']}")
         await program.drop(reviews)
+        await program.drop(mine)
 
 
 asyncio.run(main())
