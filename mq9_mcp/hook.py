@@ -129,7 +129,8 @@ def _answer(host: str, name: str, event: dict[str, Any]) -> dict[str, Any] | Non
 def _said_by_a_tool(event: dict[str, Any]) -> int:
     """How much unread mail the result of an mq9 tool has just spoken of."""
     result = event.get("tool_response")
-    if not str(event.get("tool_name")).startswith("mcp__"):
+    server = str(event.get("tool_name")).rpartition("__")[0]
+    if not (server.startswith("mcp__") and server.endswith("mq9")):  # others count what is unread, too
         return 0
     if isinstance(result, dict):
         result = result.get("structuredContent")

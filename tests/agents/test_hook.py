@@ -172,6 +172,9 @@ def test_what_a_result_has_said_is_not_said_again(claude: Session, response: obj
     assert claude.hook("PostToolUse", tool_name="mcp__mq9__send", tool_response=response) != "", "it said less"
     claude.get()
     assert claude.hook("PostToolUse", tool_name="Bash", tool_response=response) != "", "it was no tool of ours"
+    claude.get()
+    other = {"structuredContent": {"unread": 4}}
+    assert claude.hook("PostToolUse", tool_name="mcp__webmail__list", tool_response=other) != "", "nor was that"
 
 
 def test_a_session_that_the_host_began_in_the_same_process(claude: Session) -> None:
