@@ -48,8 +48,10 @@ def mailbox_of(host: str, session: str, data_dir: Path) -> Mailbox | None:
             if session not in key:
                 continue
             broker, kind, name, *_ = json.loads(key)
-            if (kind, name) == (KINDS[host], session):
-                found.append((entry["expires_at"], str(broker), str(entry["mail_id"]), str(entry["send_only"])))
+            face = str(entry["send_only"])
+            # It names a file (see Told), and the broker chose it: no path gets through.
+            if (kind, name) == (KINDS[host], session) and face.replace("-", "a").isalnum():
+                found.append((entry["expires_at"], str(broker), str(entry["mail_id"]), face))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Mailbox(*max(found)[1:]) if found else None  # a session that changed its broker has two: the last one

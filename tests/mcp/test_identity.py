@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mq9_mcp import unread
 from mq9_mcp.identity import Own, SessionMap, session_key
-from mq9_mcp.unread import Serving
 
 NOW = 1_000_000.0
 ALICE = Own("m-" + "a" * 26, "s-" + "a" * 26, expires_at=2_000_000)
@@ -90,13 +90,21 @@ def test_only_its_user_can_read_it(tmp_path: Path) -> None:
 
 def test_nobody_else_opens_the_folders_above(tmp_path: Path) -> None:
     data = tmp_path / "share" / "mq9"
-    with Serving("5e55-10n", data):
+    with unread.Serving("5e55-10n", data):
         folders = [data, data / "agents", data / "agents" / "hosts"]
         assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700] * 3
 
 
+@pytest.mark.parametrize("face", ["../../../.profile", "/etc/motd", "..", ""])
+def test_no_broker_says_which_file_is_written(tmp_path: Path, face: str) -> None:
+    key = session_key({}, "7h12ead")
+    assert key is not None
+    SessionMap(tmp_path).remember(key, Own("m-" + "a" * 26, face, int(NOW) + 60), now=NOW)
+    assert unread.mailbox_of("codex", "7h12ead", tmp_path) is None
+
+
 def test_a_server_that_ends_leaves_the_next_one_alone(tmp_path: Path) -> None:
-    with Serving("5e55-10n", tmp_path):
+    with unread.Serving("5e55-10n", tmp_path):
         (file,) = (tmp_path / "agents" / "hosts").iterdir()
         file.write_text(json.dumps(["5e55-10n", 1]))
     assert file.exists()
@@ -146,7 +154,6 @@ RACER = """
 import sys
 from pathlib import Path
 from mq9_mcp.identity import Own, SessionMap
-from mq9_mcp.unread import Serving
 for number in range(20):
     SessionMap(Path(sys.argv[1])).remember(f"{sys.argv[2]}-{number}", Own(sys.argv[2], expires_at=2), now=1)
     SessionMap(Path(sys.argv[1])).remember("shared", Own(sys.argv[2], expires_at=2), now=1)
