@@ -334,6 +334,7 @@ async def test_what_cannot_be_sent_as_it_is(mq9: AsyncMailbox) -> None:
 
 async def test_private_addresses_are_shortened() -> None:
     assert mask(f"mailbox {NOBODY} and $mq9.AI.INBOX.{NOBODY}.low") == "mailbox m-aaaa… and $mq9.AI.INBOX.m-aaaa….low"
+    assert [mask(NOBODY[:-1]), mask(NOBODY + "a"), mask(NOBODY + "X")] == ["m-aaaa…", "m-aaaa…", "m-aaaa…X"]
     assert mask("m-nothing s-" + "a" * 26) == "m-nothing s-" + "a" * 26
 
 
