@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         NotAllowed,
         PayloadTooLarge,
     )
+    from mq9_mcp.live import Stream
     from mq9_mcp.mail import Broadcast, Capability, Change, Created, Directory, Fetched, Listed, Message, Page, Sent
     from mq9_mcp.receiving import Receiver
     from mq9_mcp.sync import BlockingReceiver, BlockingStream, Mailbox
