@@ -106,7 +106,8 @@ class AsyncMailbox(Requests):
         dead_letter: str | Created | None = None,
         subscribe: Iterable[str] = (),
     ) -> Created:
-        """Makes a mailbox: private without a `name`. A name that exists is joined and kept alive (`is_new` False).
+        """Makes a mailbox: private without a `name`. A name that exists is joined and kept alive (`is_new` False); its
+        settings, `subscribe` among them, stay what they are.
 
         `ttl`: seconds it lives (a day), 0 for no end. `public`: it is listed in the directory, with `desc`.
         `type`: "latest" keeps the newest message alone. `storage`: "memory" is gone when the broker stops.

@@ -36,7 +36,7 @@ class MadeMailbox(Result):
     mail_id: str = Field(description="reads and sends: a secret unless it is a name")
     send_only: str = Field(description="can only be sent to: to hand out")
     expires_at: str = ""
-    joined: bool = Field(False, description="it existed already")
+    joined: bool = Field(False, description="it existed already and keeps its settings, patterns too")
     owner: str = Field("", description="secret that can drop the public mailbox")
 
 
