@@ -184,7 +184,8 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._begin()
-        # what it sent before it went still counts, and takes its turns
+        # what it sent before it went still counts, and takes its turns; it is given nothing any more
+        self.session.paused = True
         if not self._more:
             self._leave()
 

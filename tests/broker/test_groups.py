@@ -559,6 +559,17 @@ def test_a_long_poll_gets_what_is_behind_many_that_expired(broker: Broker, clien
         assert [body for _, body in entries(answer.now)] == ["alive"]
 
 
+def test_to_look_for_something_begins_no_group(client: Client) -> None:
+    client.create(name="kept", retain="ack")
+    client.put("kept", "x")
+    answer = client.fetch("kept", "peek", limit=0)
+    assert (answer["messages"], answer["more"]) == ([], True)
+    # the only one that this mailbox may have
+    assert entries(client.fetch("kept", "real")) == [(1, "x")]
+    answer = client.fetch("kept", "real", limit=0)
+    assert (answer["messages"], answer["more"]) == ([], False)
+
+
 def test_leases_without_an_end_make_no_appointments(broker: Broker, client: Client) -> None:
     """A queue's members hold theirs until they confirm; next to them, timed leases end again and again."""
     member = broker.client(pong=False)

@@ -91,9 +91,11 @@ class Fetch:
         if name:
             existing = reader.groups.find(mailbox, check_group(name))
             check_acknowledge(existing, mailbox, done, self.holder)
-            self.group = reader.groups.open(mailbox, name, after, now)
-            session.take_from(self.group)
-            if done:
+            # (to look for something begins no group)
+            if existing is not None or self._wanted or done:
+                self.group = reader.groups.open(mailbox, name, after, now)
+                session.take_from(self.group)
+            if done and self.group is not None:
                 self.group.acknowledge(done, now)
         elif done:
             raise Mq9Error("ack needs group_name: without a group nothing is recorded")

@@ -18,7 +18,6 @@ from rocksdict import (
     Cache,
     DBCompressionType,
     DBRecoveryMode,
-    Env,
     Options,
     Rdict,
     ReadOptions,
@@ -72,10 +71,6 @@ def _options() -> Options:
     options.set_max_background_jobs(2)
     # (else whoever reads last from files that were merged deletes them: a client may wait for 200 ms then)
     options.set_avoid_unnecessary_blocking_io(True)
-    # merges take what the loop leaves of the processors: clients do not wait for one
-    threads = Env()
-    threads.lower_thread_pool_cpu_priority()
-    options.set_env(threads)
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(_MIB)
     # a torn last record is what a killed machine leaves; anything else wrong with the log is an error
