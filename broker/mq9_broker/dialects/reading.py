@@ -36,6 +36,7 @@ class Fetch:
         "_wanted",
         "given",
         "group",
+        "grouped",
         "holder",
         "mailbox",
         "named",
@@ -83,7 +84,7 @@ class Fetch:
             )
         name, member = fields.text("group_name", limit=4096), fields.text("member", limit=256)
         done = fields.ids("ack") or []
-        self.named = bool(member)
+        self.named, self.grouped = bool(member), bool(name)
         #: what the last look leased
         self.given: list[int] = []
         self.holder = (session, member)
@@ -255,7 +256,10 @@ class Reader:
         return None
 
     def fetched(self, fetch: Fetch, found: list[bytes], more: bool, upto: int, now: int) -> bytes:
-        waiting = _waiting(fetch.group.waiting(upto, now)) if fetch.group is not None else ""
+        waiting = ""
+        if fetch.grouped:
+            group = fetch.group
+            waiting = _waiting(group.waiting(upto, now) if group is not None else self._stored(fetch.mailbox, now))
         tail = f'],"more":{"true" if more else "false"}{waiting}}}'
         return b'{"error":"","messages":[' + b",".join(found) + tail.encode()
 
