@@ -185,8 +185,10 @@ def digest(data: bytes) -> bytes:
 
 
 def encode_mailbox(incarnation: int, expires: int, created: int, owner: str, renewed: int, settings: Settings) -> bytes:
+    # (most have no owner's address: JSON takes a tenth of the time that making a mailbox takes)
+    owned = json.dumps(owner).encode() if owner else b'""'
     return b'{"i":%d,"x":%d,"c":%d,"o":%b,"r":%d%b}' % (
-        *(incarnation, expires, created, json.dumps(owner).encode(), renewed),
+        *(incarnation, expires, created, owned, renewed),
         _encode_settings(settings),
     )
 
