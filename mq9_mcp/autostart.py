@@ -18,7 +18,7 @@ from mq9_mcp.errors import BrokerUnavailable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 IDLE_EXIT = 900  # seconds without a connection after which a broker that was started from here ends itself
 START_WITHIN = 15.0  # seconds a broker has from being started to answering
@@ -27,13 +27,13 @@ FOLDER_IN_USE = 3  # the broker's exit code for that
 LOG_LIMIT = 1 << 20  # bytes: a log above this is started over
 
 
-def data_dir() -> Path:
+def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """$MQ9_DATA_DIR, else the user's data directory for mq9."""
-    chosen = os.environ.get("MQ9_DATA_DIR")
+    chosen = environ.get("MQ9_DATA_DIR")
     if chosen:
         return Path(chosen).expanduser().absolute()
     if sys.platform == "linux":  # what platformdirs says, which takes as long to load as a hook may take
-        return Path(os.environ.get("XDG_DATA_HOME", "").strip() or "~/.local/share").expanduser() / "mq9"
+        return Path(environ.get("XDG_DATA_HOME", "").strip() or "~/.local/share").expanduser() / "mq9"
     import platformdirs
 
     return Path(platformdirs.user_data_dir("mq9", appauthor=False))

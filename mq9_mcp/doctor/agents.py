@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mq9_mcp.doctor.finding import Finding
+from mq9_mcp.doctor.servers import check_servers
 from mq9_mcp.install import hooks, plans, plugin
 from mq9_mcp.install.agents import PROJECT, USER, Agent
 from mq9_mcp.install.files import Refused
@@ -23,12 +23,13 @@ PLUGIN = "mq9@skills-dir"  # what Claude Code calls a plugin in its folder of sk
 ANSWER_WITHIN = 20.0  # seconds an agent's program has
 
 
-def check_agent(agent: Agent, project: Path) -> Iterator[Finding]:
-    """What `agent` has of mq9, for its user and in the folder `project`; nothing when neither has anything of it."""
+def check_agent(agent: Agent, project: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """What `agent` has of mq9, for its user and in the folder `project`; nothing when neither has anything of it.
+    `environ` is taken for the environment that it is started with."""
     if not agent.is_here() and not (PROJECT in agent.files and agent.file(PROJECT, project).exists()):
         return
     try:
-        found = list(_check_servers(agent, project))
+        found = list(check_servers(agent, project, environ, hooked=_is_hooked(agent)))
         if agent.plugin and (agent.plugin / plugin.MANIFEST).exists():
             found += _check_plugin(agent, agent.plugin)
             found += [Finding(agent.name, "note", words) for words in plans.beside(agent, project)]
@@ -42,25 +43,9 @@ def check_agent(agent: Agent, project: Path) -> Iterator[Finding]:
     yield from found
 
 
-def _check_servers(agent: Agent, project: Path) -> Iterator[Finding]:
-    for file, entry in plans.entries(agent, project):
-        command = entry.get("command") if isinstance(entry, dict) else None
-        if not isinstance(command, str):
-            yield Finding(
-                agent.name,
-                "note",
-                f"{file} has a server mq9 that is no program: {plans.shown(entry, words=1)}",
-                f"if it is no mq9, `mq9-mcp install {agent.name} --force` replaces it",
-            )
-        elif not _is_ours(command):
-            yield Finding(
-                agent.name,
-                "note",
-                f"{file} has a server mq9 that runs another program, {command}",
-                f"if it is no mq9, `mq9-mcp install {agent.name} --force` replaces it",
-            )
-        else:
-            yield _program(agent, file, command)
+def _is_hooked(agent: Agent) -> bool:
+    files = [agent.plugin / plugin.HOOKS] if agent.plugin else [agent.hooks] if agent.hooks else []
+    return any(True for file in files for _ in hooks.ours(Settings(file, rewind=False)))
 
 
 def _check_plugin(agent: Agent, folder: Path) -> Iterator[Finding]:
@@ -127,7 +112,7 @@ def _hooks(agent: Agent, settings: Settings) -> Iterator[Finding]:
     events = []
     for event, _, command in hooks.ours(settings):
         program = _first_word(command)
-        if not _runs(program):
+        if shutil.which(program) is None:
             yield Finding(
                 agent.name,
                 "problem",
@@ -138,36 +123,6 @@ def _hooks(agent: Agent, settings: Settings) -> Iterator[Finding]:
         events.append(event)
     if events:
         yield Finding(agent.name, "ok", f"{agent.title} has hooks that tell it of new mail: {', '.join(events)}")
-
-
-def brokers(agent: Agent, project: Path) -> Iterator[str]:
-    """The URLs of brokers that the agent's entries name. Raises Refused."""
-    for _, entry in plans.entries(agent, project):
-        if not isinstance(entry, dict):
-            continue
-        words, env = entry.get("args"), entry.get("env")
-        if isinstance(words, list) and "--url" in words[:-1]:
-            yield str(words[words.index("--url") + 1])
-        elif isinstance(env, dict) and isinstance(env.get("MQ9_URL"), str):
-            yield env["MQ9_URL"]
-
-
-def _program(agent: Agent, file: Path, command: str) -> Finding:
-    if _runs(command):
-        return Finding(agent.name, "ok", f"{agent.title} has mq9: {file} runs {command}")
-    missing = f"{command}, which does not exist" if os.path.dirname(command) else f"{command}, which is not on the PATH"
-    mend = f"`mq9-mcp install {agent.name}` writes where it is now"
-    if agent.plugin and file == agent.file(USER, file):
-        mend = f"`{agent.program} mcp remove {plans.NAME}` removes it, `mq9-mcp install {agent.name}` adds the plugin"
-    return Finding(agent.name, "problem", f"{file} runs {missing}", mend)
-
-
-def _runs(command: str) -> bool:
-    return shutil.which(command) is not None
-
-
-def _is_ours(command: str) -> bool:
-    return Path(command.replace("\\", "/")).name.removesuffix(".exe") == "mq9-mcp"
 
 
 def _first_word(command: str) -> str:

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mq9_mcp import autostart
-from mq9_mcp.doctor.agents import brokers, check_agent
+from mq9_mcp.doctor.agents import check_agent
 from mq9_mcp.doctor.broker import check_broker
 from mq9_mcp.doctor.finding import Finding
 from mq9_mcp.doctor.machine import check_data, check_environment, check_program
+from mq9_mcp.doctor.servers import brokers
 from mq9_mcp.endpoint import public_url
 from mq9_mcp.install import agents
 from mq9_mcp.install.files import Refused
@@ -61,7 +62,7 @@ async def _examine(url: str | None) -> list[Finding]:
     findings += [finding async for finding in check_broker(url, folder)]
     asked = {url}
     for agent in agents.known().values():
-        findings += check_agent(agent, Path.cwd())
+        findings += check_agent(agent, Path.cwd(), os.environ)
         with suppress(Refused):  # said already
             for named in sorted(set(brokers(agent, Path.cwd())) - asked):
                 asked.add(named)

@@ -17,6 +17,7 @@ class Agent:
     the name of the object there; `program` is its own command line; `home` the folder by which one sees that it is
     here. `desktop`: it is started from a desktop, which knows no shell's PATH. `extra` is what a server's entry has
     beside its command. `plugin` is the folder of a plugin for its user, `hooks` the file with the user's hooks.
+    `inherited`: its servers have its environment, and not only what their entries say.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Agent:
     extra: dict[str, str] = field(default_factory=dict)
     plugin: Path | None = None
     hooks: Path | None = None
+    inherited: bool = True
 
     def is_here(self) -> bool:
         return self.home.is_dir() or bool(self.program and shutil.which(self.program))
@@ -68,6 +70,7 @@ def known() -> dict[str, Agent]:
             program="codex",
             desktop=False,
             hooks=codex / "hooks.json",
+            inherited=False,
         ),
         Agent("cursor", "Cursor", home / ".cursor", _both(home, ".cursor/mcp.json")),
         Agent(

@@ -377,6 +377,16 @@ def test_a_named_broker_however_it_is_reached(
     assert claude.hook("Stop") == ONE
 
 
+def test_a_named_broker_that_only_the_server_was_told_of(claude: Session, start_broker: StartBroker) -> None:
+    named = start_broker(folder="named")
+    claude.wire.close()
+    claude.wire = Wire(named.port)
+    claude.settle(named.url)
+    claude.get()
+    assert "MQ9_URL" not in claude.environ
+    assert claude.hook("Stop") == ONE
+
+
 def test_credentials_that_are_wrong(claude: Session, start_broker: StartBroker, tmp_path: Path) -> None:
     settings = tmp_path / "mq9.toml"
     settings.touch(0o600)

@@ -22,6 +22,7 @@ from install.homes import Said, run, snapshot, user
 from mq9_mcp import autostart
 
 PASSWORD = "hunter2"
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
 
 
 @pytest.fixture
@@ -260,6 +261,125 @@ def test_hooks_that_codex_does_not_trust_yet_are_noted(home: Path) -> None:
             place = f"{home}/.codex/hooks.json:{event}:0:0"
             config.write(f'\n[hooks.state."{place}"]\ntrusted_hash = "sha256:0"\n')
     assert not any("trust" in note for note in notes(run("doctor")))
+
+
+def configure(home: Path, agent: str, **values: Any) -> None:
+    """`agent` with mq9 and its hooks, and these values in the server's entry, as its user writes them."""
+    run("install", agent, "--yes")
+    if agent == "codex":
+        with (home / ".codex/config.toml").open("a") as file:
+            for name, value in values.items():
+                pairs = ", ".join(f"{key} = {json.dumps(text)}" for key, text in value.items())
+                file.write(
+                    f"{name} = {{ {pairs} }}\n" if isinstance(value, dict) else f"{name} = {json.dumps(value)}\n"
+                )
+    else:
+        entry = {"command": str(Path(sys.prefix) / "bin/mq9-mcp"), **values}
+        (home / ".mcp.json").write_text(json.dumps({"mcpServers": {"mq9": entry}}))
+
+
+def apart(said: Said) -> list[str]:
+    return [note for note in notes(said) if "the server in " in note or "its server alone" in note]
+
+
+HOOKED = ["claude-code", "codex"]
+
+
+@pytest.mark.parametrize("agent", HOOKED)
+def test_credentials_that_a_server_has_alone_are_noted_and_not_shown(
+    agent: str, server: Broker, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"nats://me:{PASSWORD}@127.0.0.1:{server.port}"
+    configure(home, agent, env={"MQ9_URL": url, "MQ9_TOKEN": PASSWORD, "MQ9_NKEY_SEED_FILE": "/seeds/mine"})
+    said = run("doctor")
+    (note,) = apart(said)
+    assert " gives MQ9_URL, MQ9_TOKEN, MQ9_NKEY_SEED_FILE to its server alone: hooks and `mq9` in an " in note
+    assert "→ set MQ9_URL, MQ9_TOKEN, MQ9_NKEY_SEED_FILE where " in said.out
+    assert PASSWORD not in said.out
+    monkeypatch.setenv("MQ9_TOKEN", PASSWORD)
+    monkeypatch.setenv("MQ9_URL", url)
+    configure(home, "claude-code", env={"MQ9_URL": url, "MQ9_TOKEN": "${MQ9_TOKEN}"})
+    assert not [note for note in apart(run("doctor")) if ".mcp.json" in note]
+
+
+@pytest.mark.parametrize("args", [["--url", "nats://127.0.0.1:1"], ["--url=nats://127.0.0.1:1"]])
+def test_a_broker_that_only_the_server_knows_is_noted(
+    args: list[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(home, "claude-code", args=args)
+    said = run("doctor")
+    assert apart(said) == [
+        f"the server in {home}/.mcp.json uses the broker at nats://127.0.0.1:1; `mq9` here uses the one of this machine"
+    ]
+    assert "→ `export MQ9_URL=nats://127.0.0.1:1` for programs and people that write to this agent" in said.out
+    assert problems(said)[0].startswith("no broker answers at nats://127.0.0.1:1 ")
+    monkeypatch.setenv("MQ9_URL", "nats://127.0.0.1:1")
+    assert apart(run("doctor")) == []
+
+
+@pytest.mark.parametrize("agent", HOOKED)
+def test_a_data_folder_that_only_the_server_knows_is_noted(
+    agent: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(home, agent, env={"MQ9_DATA_DIR": "/elsewhere/mq9"})
+    said = run("doctor")
+    (note,) = apart(said)
+    assert note.endswith(
+        f" keeps which mailbox is whose in /elsewhere/mq9; its hooks and `mq9` here look into {autostart.data_dir()}"
+    )
+    assert "→ set MQ9_DATA_DIR to the same folder where " in said.out
+    monkeypatch.setenv("MQ9_DATA_DIR", "/elsewhere/mq9")
+    assert apart(run("doctor")) == []
+
+
+@pytest.mark.parametrize("name", ["MQ9_DATA_DIR", pytest.param("XDG_DATA_HOME", marks=LINUX)])
+def test_a_data_folder_that_codex_keeps_from_its_server_is_noted(
+    name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = autostart.data_dir()
+    monkeypatch.setenv(name, str(home / "chosen"))
+    here = autostart.data_dir()
+    configure(home, "claude-code")
+    assert apart(run("doctor")) == [], "its server has what it has"
+    configure(home, "codex")
+    said = run("doctor")
+    (note,) = apart(said)
+    assert note.endswith(f" keeps which mailbox is whose in {before}; its hooks and `mq9` here look into {here}")
+    assert f"→ give the server MQ9_DATA_DIR={here} in its `env`" in said.out
+    with (home / ".codex/config.toml").open("a") as file:
+        file.write(f'env_vars = ["{name}"]\n')
+    assert apart(run("doctor")) == []
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"command": "uvx", "args": ["mq9-mcp"]},
+        {"command": "uvx", "args": ["mq9-mcp@0.1.0", "--url", "nats://127.0.0.1:1"]},
+        {"command": "/gone/uv", "args": ["tool", "run", "mq9-mcp"]},
+    ],
+)
+def test_a_server_that_is_run_from_the_registry_is_ours(
+    entry: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(home))
+    (home / "uvx").write_text("#!/bin/sh\n")
+    (home / "uvx").chmod(0o755)
+    (home / ".cursor").mkdir()
+    (home / ".cursor/mcp.json").write_text(json.dumps({"mcpServers": {"mq9": entry}}))
+    said = run("doctor")
+    assert not any("another program" in note for note in notes(said))
+    if entry["command"] == "uvx":
+        assert f"Cursor has mq9: {home}/.cursor/mcp.json runs uvx" in said.out
+    else:
+        assert f"{home}/.cursor/mcp.json runs /gone/uv, which does not exist" in problems(said)
+
+
+def test_what_runs_something_else_from_the_registry_is_not_ours(home: Path) -> None:
+    (home / ".cursor").mkdir()
+    entry = {"command": "uvx", "args": ["mq9-mcpx"]}
+    (home / ".cursor/mcp.json").write_text(json.dumps({"mcpServers": {"mq9": entry}}))
+    assert f"{home}/.cursor/mcp.json has a server mq9 that runs another program, uvx" in notes(run("doctor"))
 
 
 ANYTHING = st.one_of(
