@@ -177,14 +177,19 @@ class Told:
             pass
 
     def forget_old(self) -> None:
-        """Removes what is left of sessions long gone."""
+        """Removes what is left of sessions long gone. A server that runs for weeks wrote its file when it began."""
         for folder in (self._folder, self._folder.with_name("hosts")):
             for file in folder.glob("*"):
                 try:
-                    if file.stat().st_mtime < time.time() - FORGET_AFTER:
+                    if file.stat().st_mtime < time.time() - FORGET_AFTER and not self._is_of_a_server(file):
                         file.unlink()
                 except OSError:
                     pass  # another session's hook was faster
+
+    def _is_of_a_server(self, file: Path) -> bool:
+        """Whether it is the file of a server that lives. Where that can't be asked, its age decides."""
+        host = file.name if file.parent != self._folder and sys.platform != "win32" else ""
+        return host.isdecimal() and served(int(host), self._data_dir) is not None
 
 
 def _parsed(data: bytes) -> list[int]:

@@ -204,6 +204,16 @@ def test_what_is_left_of_old_sessions_is_removed(claude: Session) -> None:
     assert not (claude.data_dir / "agents" / "told" / "1").exists()
 
 
+def test_a_server_that_runs_for_weeks_keeps_its_sessions_mailbox(claude: Session) -> None:
+    claude.settle()
+    claude.get()
+    claude.environ["CLAUDE_PID"] = str(os.getppid())
+    with unread.Serving(claude.name, claude.data_dir):
+        os.utime(claude.data_dir / "agents" / "hosts" / str(os.getppid()), (1, 1))
+        assert claude.hook("SessionStart") == ONE
+        assert claude.hook("SessionStart", session_id="another", source="clear") == ONE
+
+
 def test_what_cannot_be_remembered_is_not_told_again_and_again(claude: Session) -> None:
     claude.settle()
     claude.get()
