@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from mq9_mcp.errors import InvalidPayload, InvalidRequest
 
@@ -25,8 +25,9 @@ _SENDING = re.compile(
 )
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ADDRESS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
-_EVENT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)+")
-_PATTERN = re.compile(r"(?:[^\s.*>]+|\*)(?:\.(?:[^\s.*>]+|\*))*(?:\.>)?|>")
+_WORD = r"[^\s.*>\x00-\x1f\x7f-\x9f]+"
+_EVENT = re.compile(rf"{_WORD}(?:\.{_WORD})+")
+_PATTERN = re.compile(rf"(?:{_WORD}|\*)(?:\.(?:{_WORD}|\*))*(?:\.>)?|>")
 
 Payload: TypeAlias = "bytes | str | Mapping[str, Any] | list[Any] | BaseModel"
 Priority: TypeAlias = Literal["critical", "urgent", "high", "normal", "low", "notify"]
@@ -71,7 +72,7 @@ class Content:
     def json(self) -> Any:
         """The payload read as JSON. Raises InvalidPayload when it is none."""
         try:
-            return json.loads(self.payload)
+            return json.loads(self.payload, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             raise InvalidPayload(f"{self._name()} is no JSON ({error}): read it with .text or .payload") from None
 
@@ -292,7 +293,10 @@ def public_form(mailbox: str | Created) -> str:
 def event_of(text: str) -> str:
     """`text`, if it can be broadcast. Raises InvalidRequest when it can't."""
     if not _EVENT.fullmatch(text):
-        raise InvalidRequest(f"{text!r} is no broadcast event: write it like 'pipeline.done', without wildcards")
+        raise InvalidRequest(
+            f"{text!r} is no broadcast event: write it like 'pipeline.done', without wildcards "
+            f"and signs that cannot be seen"
+        )
     return text
 
 
@@ -319,7 +323,7 @@ def as_bytes(payload: Payload) -> bytes:
         if isinstance(payload, str):
             return payload.encode()
         if isinstance(payload, (Mapping, list)):
-            return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+            return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         if not hasattr(payload, "model_dump_json"):
             raise TypeError(f"it is {kind_of(payload)}, and not bytes, text, a dict, a list or a pydantic model")
         return payload.model_dump_json().encode()
@@ -327,6 +331,11 @@ def as_bytes(payload: Payload) -> bytes:
         raise InvalidRequest(
             f"the payload cannot be written as UTF-8 text or JSON ({error}): convert it first"
         ) from None
+
+
+def _no_number(name: str) -> NoReturn:
+    """What Python's own json would take for a number."""
+    raise ValueError(f"JSON has no {name}")
 
 
 def ids_of(messages: Iterable[int | Message]) -> list[int]:
@@ -345,10 +354,13 @@ def list_of(name: str, values: Iterable[T]) -> list[T]:
 
 
 def words_of(name: str, values: Iterable[str]) -> list[str]:
-    """`values` as a list. Raises InvalidRequest for anything but a list of texts."""
+    """`values` as a list. Raises InvalidRequest for anything but a list of texts without commas, which stand between
+    them on the wire."""
     words = list_of(name, values)
     if wrong := [word for word in words if not isinstance(word, str)]:
         raise InvalidRequest(f"{name} holds what is {kind_of(wrong[0])}: give a list of texts")
+    if several := [word for word in words if "," in word]:
+        raise InvalidRequest(f"{name} holds {several[0]!r}: give what stands between commas as texts of their own")
     return words
 
 

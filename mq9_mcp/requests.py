@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mq9_mcp.autostart import data_dir, find, find_or_start
 from mq9_mcp.connection import ANSWER_WITHIN, ATTEMPTS, Connection
 from mq9_mcp.endpoint import shown
-from mq9_mcp.errors import BrokerUnavailable, Misused, refusal
+from mq9_mcp.errors import BrokerUnavailable, InvalidRequest, Misused, PayloadTooLarge, refusal
 from mq9_mcp.mail import PREFIX, as_bytes
 
 if TYPE_CHECKING:
@@ -112,7 +112,14 @@ class Requests:
         attempts: int = ATTEMPTS,
     ) -> dict[str, Any]:
         body = as_bytes({name: value for name, value in asked.items() if value is not None})
-        return await self._request(verb, body, address, timeout=timeout, attempts=attempts)
+        try:
+            return await self._request(verb, body, address, timeout=timeout, attempts=attempts)
+        except PayloadTooLarge as error:
+            longest = max(asked, key=lambda name: len(str(asked[name])))
+            raise InvalidRequest(
+                f"{longest} is too long: with it the request has {error.size} bytes, and the broker takes at most "
+                f"{error.limit}"
+            ) from None
 
     async def _request(
         self,

@@ -637,6 +637,47 @@ async def test_a_question_that_nobody_answers(mq9: AsyncMailbox) -> None:
         await mq9.answer((await mq9.fetch(made.mail_id)).messages[1], "an answer")
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+async def test_numbers_that_json_does_not_have(mq9: AsyncMailbox, number: float) -> None:
+    made = await mq9.create()
+    for payload in ({"n": number}, [[number]]):
+        with pytest.raises(InvalidRequest, match="the payload cannot be written as UTF-8 text or JSON"):
+            await mq9.send(made.send_only, payload)
+        with pytest.raises(InvalidRequest, match="the payload cannot be written"):
+            await mq9.broadcast("some.event", payload)
+    await mq9.send(made.send_only, json.dumps([number]))
+    (message,) = await mq9.fetch(made.mail_id)
+    with pytest.raises(InvalidPayload, match=r"message 1 is no JSON \(JSON has no -?(NaN|Infinity)\): read it with"):
+        message.json()
+
+
+async def test_words_that_hold_a_comma(mq9: AsyncMailbox) -> None:
+    made = await mq9.create()
+    with pytest.raises(InvalidRequest, match="tags holds 'a,b': give what stands between commas as texts of their own"):
+        await mq9.send(made.send_only, "x", tags=["c", "a,b"])
+    with pytest.raises(InvalidRequest, match="tags holds 'a,b'"):
+        await mq9.query(made.mail_id, tags=["a,b"])
+    assert len(await mq9.query(made.mail_id)) == 0
+
+
+@pytest.mark.parametrize("sign", ["\x00", "\x07", "\x1b", "\x7f", "\x85", "\x9b"])
+async def test_events_with_signs_that_cannot_be_seen(mq9: AsyncMailbox, sign: str) -> None:
+    with pytest.raises(InvalidRequest, match="is no broadcast event") as caught:
+        await mq9.broadcast(f"pipe{sign}line.done", "x")
+    assert sign not in str(caught.value)
+    with pytest.raises(InvalidRequest, match="is no pattern of broadcasts"):
+        mq9.listen(f"pipe{sign}line.*")
+
+
+async def test_a_description_that_no_request_holds(mq9: AsyncMailbox) -> None:
+    name = fresh_name("described")
+    with pytest.raises(InvalidRequest, match=r"desc is too long: with it the request has \d+ bytes"):
+        await mq9.create(name=name, public=True, desc="x" * (1 << 21))
+    with pytest.raises(InvalidRequest, match="desc has 2000 characters, allowed are 1024"):
+        await mq9.create(name=name, public=True, desc="x" * 2000)
+    assert len(await mq9.list(name)) == 0
+
+
 async def test_listening(mq9: AsyncMailbox, server: Broker) -> None:
     event = fresh_name("listening")
     made = await mq9.create()
