@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from math import ceil
 from typing import Any, Literal
 
-from mq9_mcp.connection import ANSWER_WITHIN, ATTEMPTS
+from mq9_mcp.connection import ANSWER_WITHIN, ATTEMPTS, RECONNECT_WITHIN
 from mq9_mcp.errors import BrokerUnavailable, Interrupted, InvalidRequest, MailboxError, MailboxNotFound, NoAnswer
 from mq9_mcp.feed import Batches, hear, remembered
 from mq9_mcp.live import Following, Stream, follow
@@ -51,6 +52,7 @@ from mq9_mcp.mail import (
     pattern_of,
     priority_of,
     public_form,
+    seconds_of,
     words_of,
 )
 from mq9_mcp.receiving import Callback, Receiver, must_be_called
@@ -72,6 +74,7 @@ __all__ = [
 ]
 
 LONGEST_POLL = 300.0  # seconds a broker waits at most; longer waits are several polls
+GIVE_UP_WITHIN = 1.0  # seconds the end of a question waits for the broker
 BOARD = "system.capability"  # the broadcast that is remembered
 
 
@@ -211,13 +214,14 @@ class AsyncMailbox(Requests):
         headers: Mapping[str, str] | None = None,
     ) -> Message:
         """Sends a question to the mailbox `to` and waits up to `timeout` seconds for the answer, however it comes: what
-        is sent to the question's `reply_to`, by `answer` or an agent's `send`. Raises NoAnswer.
+        is sent to the question's `reply_to`, by `answer` or an agent's `send`. Raises NoAnswer, also when the broker
+        has lost the mailbox for the answer meanwhile.
 
         Each question has a private mailbox of its own for the answer, so that no answer is taken for another's. The
         question expires with it: a reader who comes later does not find it.
         """
-        lives = ceil(timeout) + 1
-        mine = await self.create(ttl=lives)
+        lives = seconds_of("timeout", timeout) + 1
+        mine = await self.create(ttl=lives + ceil(RECONNECT_WITHIN))  # an outage may delay the question, and the answer
         try:
             await self.send(
                 to,
@@ -229,7 +233,13 @@ class AsyncMailbox(Requests):
                 correlation_id=secrets.token_hex(8),
                 headers=headers,
             )
-            got = await self.fetch(mine.mail_id, limit=1, wait=timeout)
+            try:
+                got = await self.fetch(mine.mail_id, limit=1, wait=timeout)
+            except MailboxNotFound:
+                raise NoAnswer(
+                    f"the mailbox for the answer of {address_of(to)} ended before one came (a broker that keeps mail "
+                    f"in memory loses it in a restart): ask again"
+                ) from None
         finally:
             await self._give_up(mine.mail_id)
         if not got.messages:
@@ -468,7 +478,8 @@ class AsyncMailbox(Requests):
         return work.batches(), work
 
     async def _give_up(self, mail_id: str) -> None:
-        try:
-            await self.drop(mail_id)
-        except MailboxError:
-            pass  # it ends by its ttl
+        """Drops what ends by its ttl anyway: no outage is waited out for it."""
+        if self._link is not None and self._link.online:
+            with suppress(MailboxError, TimeoutError):
+                async with asyncio.timeout(GIVE_UP_WITHIN):
+                    await self.drop(mail_id)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import ceil, isfinite
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from mq9_mcp.errors import InvalidPayload, InvalidRequest
@@ -362,6 +363,15 @@ def words_of(name: str, values: Iterable[str]) -> list[str]:
     if several := [word for word in words if "," in word]:
         raise InvalidRequest(f"{name} holds {several[0]!r}: give what stands between commas as texts of their own")
     return words
+
+
+def seconds_of(name: str, value: float) -> int:
+    """`value` in whole seconds, rounded up. Raises InvalidRequest for what is no time or has no end."""
+    if not isinstance(value, (int, float)):
+        raise InvalidRequest(f"{name} is {kind_of(value)}: give seconds")
+    if not isfinite(value) or value < 0:
+        raise InvalidRequest(f"{name} is {value}: give seconds, 0 or more, and an end")
+    return ceil(value)
 
 
 def kind_of(value: object) -> str:

@@ -12,9 +12,9 @@ from nats.aio.client import Client
 from pydantic import BaseModel
 
 import mq9_mcp
-from e2e.harness import NOBODY, Broker, fresh_name
-from mq9_mcp.client import AsyncMailbox, BrokerUnavailable, MailboxError, MailboxNotFound, Message
-from mq9_mcp.connection import Connection
+from e2e.harness import NOBODY, Broker, StartBroker, fresh_name
+from mq9_mcp.client import AsyncMailbox, BrokerUnavailable, Created, MailboxError, MailboxNotFound, Message
+from mq9_mcp.connection import RECONNECT_WITHIN, Connection
 from mq9_mcp.errors import (
     InvalidPayload,
     InvalidRequest,
@@ -635,6 +635,65 @@ async def test_a_question_that_nobody_answers(mq9: AsyncMailbox) -> None:
     await mq9.send(made.send_only, "no question")
     with pytest.raises(InvalidRequest, match="cannot be answered"):
         await mq9.answer((await mq9.fetch(made.mail_id)).messages[1], "an answer")
+
+
+async def test_the_mailbox_for_an_answer_outlives_an_outage(mq9: AsyncMailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    box, made, create = await mq9.create(), [], mq9.create
+
+    async def remembering(ttl: int) -> Created:
+        made.append(await create(ttl=ttl))
+        return made[-1]
+
+    monkeypatch.setattr(mq9, "create", remembering)
+    with pytest.raises(NoAnswer):
+        await mq9.ask(box.send_only, "anybody?", timeout=0.1)
+    assert [one.ttl for one in made] == [2 + RECONNECT_WITHIN]
+    with pytest.raises(MailboxNotFound):
+        await mq9.query(made[0].mail_id)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), float("nan"), -1, "soon"])
+async def test_a_question_has_an_end(mq9: AsyncMailbox, timeout: float) -> None:
+    made = await mq9.create()
+    with pytest.raises(InvalidRequest, match=r"timeout is .*give seconds"):
+        await mq9.ask(made.send_only, "anybody?", timeout=timeout)
+    assert len(await mq9.query(made.mail_id)) == 0
+
+
+async def asking(client: AsyncMailbox) -> asyncio.Task[Message]:
+    """A question that waits for its answer."""
+    box = await client.create()
+    asked = asyncio.create_task(client.ask(box.send_only, "anybody?", timeout=60))
+    await client.fetch(box.mail_id, wait=10)
+    await client.list()  # the request for the answer is on its way by now
+    return asked
+
+
+async def test_a_question_to_a_broker_that_goes_away_waits_for_it_once(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mq9_mcp.connection.RECONNECT_WITHIN", 2.0)
+    async with await AsyncMailbox.connect(broker.url) as client:
+        asked = await asking(client)
+        broker.kill()
+        begun = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            await asked
+        assert time.monotonic() - begun < 3.5
+
+
+async def test_a_broker_that_forgot_who_asked(start_broker: StartBroker) -> None:
+    broker = start_broker(store="memory")
+    again = Broker(broker.data_dir, "--port", str(broker.port), store="memory")
+    async with await AsyncMailbox.connect(broker.url) as client:
+        asked = await asking(client)
+        broker.kill()
+        try:
+            await asyncio.to_thread(again.start)
+            with pytest.raises(NoAnswer, match="ended before one came"):
+                await asked
+        finally:
+            again.kill()
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
