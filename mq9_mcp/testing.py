@@ -37,6 +37,18 @@ if TYPE_CHECKING:
     from mq9_mcp.client import AsyncMailbox
     from mq9_mcp.sync import Mailbox
 
+# what somebody else's broker is shown, and what tells whose session and mailbox a program has
+_OF_OTHERS = (
+    "MQ9_TOKEN",
+    "MQ9_NKEY_SEED_FILE",
+    "MQ9_TLS_CA",
+    "MQ9_TLS_CERT",
+    "MQ9_TLS_KEY",
+    "MQ9_MAILBOX",
+    "CLAUDE_CODE_SESSION_ID",
+    "CLAUDE_PROJECT_DIR",
+    "CLAUDE_PID",
+)
 START_WITHIN = 30.0  # seconds until it listens
 END_WITHIN = 10.0  # seconds until it has ended when it was asked to
 
@@ -170,10 +182,11 @@ async def mq9_agent(mq9_broker: Broker, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def mq9_environment(mq9_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets $MQ9_URL and $MQ9_DATA_DIR for this test, so that nothing reaches the mail of who runs it."""
+    """Sets $MQ9_URL and $MQ9_DATA_DIR for this test, and takes away what a broker is shown and what tells an agent's
+    session, so that nothing reaches the mail of who runs it."""
     monkeypatch.setenv("MQ9_URL", mq9_broker.url)
     monkeypatch.setenv("MQ9_DATA_DIR", str(mq9_broker.folder.with_name("data")))
-    for name in ("MQ9_TOKEN", "MQ9_NKEY_SEED_FILE", "MQ9_MAILBOX"):
+    for name in _OF_OTHERS:
         monkeypatch.delenv(name, raising=False)
 
 

@@ -13,6 +13,7 @@ from e2e.harness import eventually
 from mq9_mcp.testing import Broker
 
 TESTS = """
+import os
 import subprocess
 import sys
 
@@ -48,7 +49,18 @@ def test_a_broker_of_its_own(mq9_own_broker, mq9_broker):
     mq9.close()
 
 
-def test_what_finds_its_broker(mq9_environment, mq9_broker):
+CREDENTIALS = {"MQ9_TOKEN", "MQ9_NKEY_SEED_FILE", "MQ9_TLS_CA", "MQ9_TLS_CERT", "MQ9_TLS_KEY"}
+OF_WHO_RUNS_IT = CREDENTIALS | {"MQ9_MAILBOX", "CLAUDE_CODE_SESSION_ID", "CLAUDE_PROJECT_DIR", "CLAUDE_PID"}
+
+
+@pytest.fixture
+def somebody(monkeypatch):
+    for name in OF_WHO_RUNS_IT:
+        monkeypatch.setenv(name, "somebody's")
+
+
+def test_what_finds_its_broker(somebody, mq9_environment, mq9_broker):
+    assert not OF_WHO_RUNS_IT & os.environ.keys()
     with Mailbox() as mq9:
         assert mq9.url == mq9_broker.url
     subprocess.run([sys.executable, "-m", "mq9_mcp.cli", "--version"], check=True)
