@@ -249,7 +249,8 @@ def test_a_host_that_closes_what_it_gives(claude: Session, closed: str) -> None:
     claude.settle()
     claude.get()
     script = (
-        f"set -o pipefail; echo '{json.dumps({'session_id': claude.name})}' | '{MQ9}' hook claude-code Stop {closed}"
+        f"echo '{json.dumps({'session_id': claude.name})}' | '{MQ9}' hook claude-code Stop {closed}; "
+        "exit ${PIPESTATUS[1]}"
     )
     done = subprocess.run(["bash", "-c", script], env=claude.environ, capture_output=True, timeout=10)
     assert done.returncode == 0
