@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         self._begin()
         # what it sent before it went still counts, and takes its turns; it is given nothing any more
-        self.session.paused = True
+        self.session.paused = self.session.gone = True
         if not self._more:
             self._leave()
 

@@ -73,6 +73,7 @@ class Session:
         "closed",
         "closing",
         "echo",
+        "gone",
         "headers",
         "hub",
         "in_bytes",
@@ -120,6 +121,8 @@ class Session:
         self.name = self.lang = self.client_version = ""
         self.closing = False
         self.closed = False
+        #: its client is not there any more, although what it sent may still have to be done
+        self.gone = False
         self.stirring = False
         self.paused = False
         self.out: list[bytes] = []

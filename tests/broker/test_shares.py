@@ -232,6 +232,17 @@ def test_what_a_client_sent_before_it_left_still_counts(broker: Broker, box: str
     assert deliveries.count("1") >= QUERIES - 2
 
 
+def test_who_has_left_is_given_nothing_by_what_it_asked_for(broker: Broker, box: str) -> None:
+    client, other = broker.client(), broker.client()
+    other.put("box", "x")
+    client.feed(queries(3) + pub("MSG.FETCH.box", fetching("g"), reply="_INBOX.c2.f"))
+    client.transport.abort()
+    broker.settle()
+    assert client.session.closed
+    (message,) = other.fetch("box", "g")["messages"]
+    assert message["headers"]["mq9-deliveries"] == "1"
+
+
 def test_a_client_that_is_closed_in_between_is_not_heard_any_more(broker: Broker, box: str) -> None:
     client, other = broker.client(), broker.client()
     client.feed(pub("MAILBOX.box", b"x") * QUERIES)

@@ -254,6 +254,10 @@ class Link:
                 group, member = self._fetched.pop(frame.subject)
                 self.held += [Held(group, member, message["msg_id"]) for message in frame.json.get("messages", [])]
 
+    def awaits(self, group: Group, member: str) -> bool:
+        """Whether a FETCH of this member has no answer yet."""
+        return (group, member) in self._fetched.values()
+
     def watch_fetch(self, reply: str, group: Group, member: str) -> None:
         self._fetched[reply] = group, member
 

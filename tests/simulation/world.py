@@ -250,7 +250,9 @@ class World:
                 self._check_refusal(box, answer["error"], max(filled, self._filled(box)))
             elif answer.get("duplicate"):
                 sent.refused = True
-                same = [other for other in first if now < other.at + DEDUP_MS]
+                # (of those sent later, too: another client's may have had its turn before)
+                same = [other for other in box.sent if other.dedup == sent.dedup and not other.refused]
+                same = [other for other in same if abs(now - other.at) < DEDUP_MS]
                 ids = {-1 if other.delayed else other.msg_id for other in same}
                 require(0 in ids or answer["msg_id"] in ids, "no duplicate:", sent, answer)
             else:
@@ -448,7 +450,8 @@ class World:
             return
         group, member = (one := self.random.choice(held)).group, one.member
         mine = [each.msg_id for each in held if each.group is group and each.member == member]
-        upto = self.random.random() < 0.3
+        # (what a FETCH that is on its way was given counts as read, too, and nobody here has seen it)
+        upto = self.random.random() < 0.3 and not link.awaits(group, member)
         acks = mine if upto else [one.msg_id]
         self._note_acks(link, group, acks, member)
         now = self.clock.now()

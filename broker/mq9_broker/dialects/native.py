@@ -398,6 +398,8 @@ class Native:
         return self._reader.query(mailbox, Fields.parse(request.payload), request.now)
 
     def _fetch(self, request: Request) -> bytes | None:
+        if request.session.gone:
+            return None  # nothing is leased to nobody
         mailbox = self._readable(request.route, request.now)
         fields = Fields.parse(request.payload)
         if fields.text("group_name", limit=4096):
