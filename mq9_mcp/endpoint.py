@@ -191,7 +191,7 @@ class Endpoint:
 
             return _info(first_message(self))
         context = self.tls() if self.scheme == "tls" else None
-        with self._socket() as plain:
+        with self.dial() as plain:
             if context is None:
                 return _info(_first_line(plain))
             # a server that waits for TLS says nothing before it, one that does not says INFO whatever it hears
@@ -199,14 +199,16 @@ class Endpoint:
             self.tls_first = plain.recv(1, socket.MSG_PEEK) not in (b"I", b"")
             if not self.tls_first:
                 return _info(_first_line(plain))
-        with self._socket() as plain, context.wrap_socket(plain, server_hostname=self.host) as secure:
+        with self.dial() as plain, context.wrap_socket(plain, server_hostname=self.host) as secure:
             return _info(_first_line(secure))
 
-    def _socket(self) -> socket.socket:
+    def dial(self, within: float = INFO_WITHIN) -> socket.socket:
+        """A connected socket, without TLS, for a broker on TCP or a Unix socket; it takes `within` seconds at most for
+        each step. Raises OSError."""
         if self.scheme != "unix":
-            return socket.create_connection((self.host, self.port), timeout=INFO_WITHIN)
+            return socket.create_connection((self.host, self.port), timeout=within)
         made = socket.socket(socket.AF_UNIX)
-        made.settimeout(INFO_WITHIN)
+        made.settimeout(within)
         try:
             made.connect(self.path)
         except BaseException:

@@ -156,17 +156,10 @@ def _connected(endpoint: Endpoint, within: float) -> Stream:
     if endpoint.scheme in ("ws", "wss"):
         return _WebSocket(endpoint, within)
     if endpoint.scheme == "unix":
-        local = socket.socket(socket.AF_UNIX)
-        local.settimeout(within)
-        try:
-            local.connect(endpoint.path)
-        except BaseException:
-            local.close()
-            raise
-        return local
+        return endpoint.dial(within)
     if endpoint.scheme == "tls":
         endpoint.greeting()  # finds out whether TLS comes first
-    made = socket.create_connection((endpoint.host, endpoint.port), timeout=within)
+    made = endpoint.dial(within)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return _secured(made, endpoint) if endpoint.tls_first else made
 

@@ -53,11 +53,6 @@ class Document:
         elif rewind and (text := self.known.undone(self.text)) is not None:
             self.text, self.made, self._cuts = text, [], []
 
-    @property
-    def exact(self) -> bool:
-        """Whether nothing of an earlier `install` is left in the text."""
-        return self._cuts is not None
-
     def put(self, at: int, piece: str) -> None:
         self.text = self.text[:at] + piece + self.text[at:]
         if self._cuts is not None:
