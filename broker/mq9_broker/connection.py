@@ -330,4 +330,4 @@ class _First:
     def refuse(self, *_: object) -> NoReturn:
         raise ProtocolError("Authorization Violation")
 
-    on_publish = on_run = on_requests = on_subscribe = on_unsubscribe = on_ping = on_pong = refuse
+    on_publish = on_run = on_requests = on_signals = on_subscribe = on_unsubscribe = on_ping = on_pong = refuse

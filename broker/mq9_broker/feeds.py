@@ -26,6 +26,8 @@ SLICE = 65_536
 _LOOKED_AT = 1000
 MAX_UNCONFIRMED = 64
 _ACK = b"$mq9.AI.ACK."
+#: Where the payload of a message begins that has nothing but a priority and a payload.
+_HEAD = 9 + len(keys.PLAIN)
 
 
 class Feed(Protocol):
@@ -87,6 +89,42 @@ def frame(
         lines += b"mq9-reply-to: %b\r\n" % message.reply
     session.out_bytes += len(lines) + 2
     return wire.headed_message(subject, subscription.sid, ack or message.reply, lines + b"\r\n", message.payload)
+
+
+def frames(
+    subscription: Subscription,
+    form: bytes,
+    bare: bool,
+    ids: list[int],
+    values: list[bytes],
+    deliveries: list[int],
+    acks: list[bytes],
+) -> list[bytes]:
+    """`frame` of each of several."""
+    times = [keys.created_of(value) for value in values]
+    kinds = {(value[0], value[9:_HEAD], len(value)) for value in values}
+    code, rest, size = next(iter(kinds))
+    if not (
+        len(kinds) == 1 < len(ids)
+        and subscription.session.headers
+        and rest == keys.PLAIN
+        and min(deliveries) == max(deliveries)
+        and max(ids) in _as_long_as(min(ids))
+        and max(times) in _as_long_as(min(times))
+    ):
+        return [frame(subscription, form, bare, *one) for one in zip(ids, values, deliveries, acks, strict=True)]
+    # nothing but a priority and a payload, and all as long: what they have in common is put together once
+    word, lines = _PLAIN[code]
+    if deliveries[0]:
+        lines = b"%bmq9-deliveries: %d\r\n\r\n" % (lines[:-2], deliveries[0])
+    head = len(lines % (ids[0], times[0]))
+    whole = head + size - _HEAD
+    subscription.session.out_bytes += whole * len(ids)
+    start = b"HMSG %b %b " % (form if bare else form + word, subscription.sid)
+    pattern = start.replace(b"%", b"%%") + b"%b" + b"%d %d\r\n" % (head, whole) + lines + b"%b\r\n"
+    replies = [ack and ack + b" " for ack in acks]
+    payloads = [value[_HEAD:] for value in values]
+    return [pattern % one for one in zip(replies, ids, times, payloads, strict=True)]
 
 
 _PLAIN = tuple(
@@ -261,28 +299,53 @@ class Member(MailboxFeed):
     def push(self, fresh: list[tuple[int, int, bytes]]) -> None:
         return
 
-    def give(self, tier: int, msg_id: int, value: bytes, now: int) -> None:
-        """Write a message that the group took for it."""
+    def give(self, row: list[tuple[int, int, bytes]], now: int) -> None:
+        """Write messages that the group took for it, (tier, id, encoded) each; their bytes are owed already."""
         subscription, group = self.subscription, self.group
         session = subscription.session
-        session.owed += len(value)
-        ack, deadline = b"", NEVER
+        ids = [msg_id for _, msg_id, _ in row]
         if self.explicit:
-            ack = _ACK + group.leases.claim(group, msg_id, session)
+            acks = [_ACK + token for token in group.leases.claim(group, ids, session)]
             deadline = now + self.mailbox.settings.ack_wait * 1000
             session.hub.watch_leases(group, deadline)
         else:
-            self.out += 1
-            session.unconfirmed.append((group, msg_id, subscription))
-        deliveries = group.leases.begin(msg_id, tier, (session, subscription), deadline)
-        session.send(frame(subscription, self.form, self.bare, msg_id, value, deliveries, ack))
-        if value[0] >= WATCHED:
-            session.hub.delivered(self.mailbox, group.name, msg_id, value)
-        session.count(subscription)
+            acks, deadline = [b""] * len(row), NEVER
+            self.out += len(row)
+            session.unconfirmed.append((group, ids, subscription))
+        holder = session, subscription
+        deliveries = [group.leases.begin(msg_id, tier, holder, deadline) for tier, msg_id, _ in row]
+        values = [value for _, _, value in row]
+        for written in frames(subscription, self.form, self.bare, ids, values, deliveries, acks):
+            session.send(written)
+        for msg_id, value in zip(ids, values, strict=True):
+            if value[0] >= WATCHED:
+                session.hub.delivered(self.mailbox, group.name, msg_id, value)
+        session.count(subscription, len(row))
 
     def close(self) -> None:
         super().close()
         del self.group.members[self]
+
+
+class Hand:
+    """The messages that a member is given at once, (tier, id, encoded) each: `most`, if it can take as many."""
+
+    __slots__ = ("_room", "_session", "member", "messages")
+
+    def __init__(self, member: Member, most: int) -> None:
+        subscription = member.subscription
+        self.member = member
+        self.messages: list[tuple[int, int, bytes]] = []
+        self._session = subscription.session
+        self._room = min(most, MAX_UNCONFIRMED - member.out)
+        if subscription.limit:
+            self._room = min(self._room, subscription.limit - subscription.delivered)
+
+    def take(self, message: tuple[int, int, bytes]) -> bool:
+        """Add a message; whether the member can take another one after it."""
+        self.messages.append(message)
+        self._session.owed += len(message[2])
+        return self._session.owed < SLICE and len(self.messages) < self._room
 
 
 class DirectoryFeed:

@@ -126,8 +126,8 @@ class Group:
             returned = self._returned[tier]
             while returned and limit and returned[0] <= upto:
                 msg_id = heappop(returned)
-                if not self._is_back(msg_id):
-                    continue
+                if not self._is_back(msg_id) or (returned and returned[0] == msg_id):
+                    continue  # (or it is there twice)
                 value = self._messages.get(self.mailbox, tier, msg_id, now)
                 if value is None:
                     self._forget(msg_id)
@@ -172,15 +172,6 @@ class Group:
             yield tier, msg_id, value
             self.leases.prolong(msg_id, deadline)
 
-    def next_member(self, tier: int) -> Any:
-        """The member whose turn it is, of those that read this tier and can take a message; None when none can."""
-        for member in self.members:
-            if member.ready and tier in member.tiers:
-                # it goes to the back: equal members take turns
-                self.members.move_to_end(member)
-                return member
-        return None
-
     # taking back
 
     def acknowledge(self, msg_ids: list[int], now: int) -> None:
@@ -215,13 +206,13 @@ class Group:
         self.acknowledge(done, now)
         return len(done)
 
-    def confirm(self, msg_id: int, holder: Holder, now: int) -> bool:
-        """Done with a message if it is still leased to the holder; whether it was."""
-        lease = self.leases.out.get(msg_id)
-        if lease is None or lease.holder != holder:
-            return False
-        self.acknowledge([msg_id], now)
-        return True
+    def confirm(self, msg_ids: list[int], holder: Holder, now: int) -> int:
+        """Done with those of these messages that are still leased to the holder; gives how many that are."""
+        out = self.leases.out
+        done = [msg_id for msg_id in msg_ids if (lease := out.get(msg_id)) is not None and lease.holder == holder]
+        if done:
+            self.acknowledge(done, now)
+        return len(done)
 
     def release(self, msg_id: int) -> None:
         """End a lease without an acknowledgement: the message returns to its place, or is doomed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from random import Random
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from mq9_broker import keys, subjects, wire
 from mq9_broker.board import SUBJECT, Board
 from mq9_broker.errors import Mq9Error
-from mq9_broker.feeds import SLICE, BoardFeed, DirectoryFeed, Feed, MailboxFeed, Member
+from mq9_broker.feeds import MAX_UNCONFIRMED, SLICE, BoardFeed, DirectoryFeed, Feed, Hand, MailboxFeed, Member
 from mq9_broker.group import Group
 from mq9_broker.groups import Groups, check_group
 from mq9_broker.mailboxes import Mailbox, Mailboxes
@@ -46,6 +47,11 @@ class Dialect(Protocol):
     def store(self, subject: bytes, replies: list[bytes], payloads: list[bytes]) -> list[bytes]:
         """The answers to sends of nothing but a payload to one mailbox, when all of them are stored; empty when they
         have to be published one by one, nothing having happened."""
+        ...
+
+    def acknowledge(self, session: Session, signals: list[tuple[bytes, bytes]]) -> bool:
+        """Whether all of these (subject, payload) acknowledged a message each; False when they have to be published one
+        by one, nothing having happened."""
         ...
 
     def view(self, subject: bytes) -> tuple[str, bytes, bool, tuple[int, ...]] | None:
@@ -143,6 +149,16 @@ class Hub:
         self.promises.append((out, place, len(out), session, subject, replies[0]))
         return True
 
+    def acknowledge(self, session: Session, signals: list[tuple[bytes, bytes]]) -> bool:
+        """Take what a client publishes in a row as acknowledgements; False when it has to be published one by one."""
+        if not self.dialect.acknowledge(session, signals):
+            return False
+        session.pushed_to = True
+        out = session.out
+        place = len(out)
+        self.promises += [(out, place, place, session, subject, b"") for subject, _ in signals]
+        return True
+
     def refuse(self, session: Session, subject: bytes, reply: bytes, text: str) -> None:
         """Tell the one who caused it: by the reply where there is one to answer, else by -ERR."""
         if reply and not reply.startswith(_PREFIX):
@@ -229,10 +245,11 @@ class Hub:
 
     def confirm(self, confirmed: list[Confirmation]) -> None:
         """A client answered a PING: what its groups gave it before has arrived."""
-        for group, msg_id, subscription in confirmed:
-            if group.confirm(msg_id, (subscription.session, subscription), self.now):
+        for group, msg_ids, subscription in confirmed:
+            done = group.confirm(msg_ids, (subscription.session, subscription), self.now)
+            if done:
                 if isinstance(subscription.feed, Member):
-                    subscription.feed.out -= 1
+                    subscription.feed.out -= done
                 self.stir(group.mailbox)
 
     def wait(self, fetch: Fetch, until: int) -> None:
@@ -361,18 +378,25 @@ class Hub:
 
     def _dispatch(self, group: Group, now: int) -> None:
         """Give out what a group has to members that can take it, message by message in turns."""
-        while group.room > 0:
-            ready = [member for member in group.members if member.ready]
-            if not ready:
-                break
+        while group.room > 0 and (ready := [member for member in group.members if member.ready]):
+            # members of one connection get theirs in order: one by one
+            shared = len({member.subscription.session for member in ready}) < len(ready)
+            turns = deque(Hand(member, 1 if shared else MAX_UNCONFIRMED) for member in ready)
             tiers = tuple(sorted({tier for member in ready for tier in member.tiers}))
-            for tier, msg_id, value in group.take(tiers, group.room, group.mailbox.visible, now):
-                member = group.next_member(tier)
-                if member is None:
-                    group.give_back(tier, msg_id)
+            full: list[Hand] = []
+            nothing_left = True
+            for message in group.take(tiers, group.room, group.mailbox.visible, now):
+                if not (hand := _next(turns, message[0])):
+                    group.give_back(message[0], message[1])
+                    nothing_left = False
                     break
-                member.give(tier, msg_id, value, now)
-            else:
+                (turns if hand.take(message) else full).append(hand)
+            for hand in (*full, *turns):
+                if hand.messages:
+                    # it goes to the back: equal members take turns
+                    group.members.move_to_end(hand.member)
+                    hand.member.give(hand.messages, now)
+            if nothing_left:
                 if group.unfinished:
                     self.stir(group.mailbox)
                 break
@@ -441,6 +465,16 @@ class Hub:
             kept, session.out = session.out, out
             self.refuse(session, subject, reply, text)
             session.out = kept
+
+
+def _next(turns: deque[Hand], tier: int) -> Hand | None:
+    """The first that reads this tier, taken out."""
+    if turns and tier in turns[0].member.tiers:
+        return turns.popleft()
+    hand = next((hand for hand in turns if tier in hand.member.tiers), None)
+    if hand is not None:
+        turns.remove(hand)
+    return hand
 
 
 def covers_broadcasts(pattern: bytes) -> bool:

@@ -5,7 +5,7 @@ All of it is in memory. A lease ends by an acknowledgement, by its time, or with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Container, Hashable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -95,6 +95,11 @@ class Leases:
         lease = self.out.get(msg_id)
         return lease is not None and lease.holder not in (holder, PUT_OFF)
 
+    def elsewhere(self, msg_ids: Iterable[int], connection: Connection) -> list[int]:
+        """Those of these that are leased to another connection."""
+        leased = [(msg_id, lease.holder) for msg_id in msg_ids if (lease := self.out.get(msg_id)) is not None]
+        return [msg_id for msg_id, holder in leased if holder[0] is not connection and holder != PUT_OFF]
+
     def of(self, holder: Holder) -> list[int]:
         """What a holder has."""
         return [msg_id for msg_id, lease in self.out.items() if lease.holder == holder]
@@ -116,18 +121,22 @@ class Leases:
 
     # acknowledging by subject
 
-    def claim(self, group: Group, msg_id: int, connection: Connection) -> bytes:
-        """The token under which this connection may acknowledge a message, until it is done or another connection
+    def claim(self, group: Group, msg_ids: list[int], connection: Connection) -> list[bytes]:
+        """The tokens under which this connection may acknowledge messages, each until it is done or another connection
         gets one: whoever is late, but still the last who had it, may say so."""
-        known = self._claims.get(msg_id)
-        if known is not None:
-            if known[0] is connection:
-                return known[1]
-            self._drop_claim(msg_id)
-        token = self._random(_TOKEN_BYTES).hex().encode()
-        connection.claims[token] = group, msg_id
-        self._claims[msg_id] = connection, token
-        return token
+        claims = self._claims
+        text = self._random(_TOKEN_BYTES * len(msg_ids)).hex().encode()
+        tokens = [text[at : at + 2 * _TOKEN_BYTES] for at in range(0, len(text), 2 * _TOKEN_BYTES)]
+        if not claims.keys().isdisjoint(msg_ids):
+            for place, msg_id in enumerate(msg_ids):
+                known = claims.get(msg_id)
+                if known is not None and known[0] is connection:
+                    tokens[place] = known[1]
+                elif known is not None:
+                    self._drop_claim(msg_id)
+        connection.claims.update(zip(tokens, [(group, msg_id) for msg_id in msg_ids], strict=True))
+        claims.update(zip(msg_ids, [(connection, token) for token in tokens], strict=True))
+        return tokens
 
     @property
     def claimed(self) -> bool:

@@ -48,7 +48,8 @@ class Subscription:
 
 _LONGEST_NAME = 256
 
-Confirmation = tuple["Group", int, Subscription]
+#: Messages of a group that were pushed to a member.
+Confirmation = tuple["Group", list[int], Subscription]
 
 
 class Session:
@@ -241,6 +242,16 @@ class Session:
                 return number
         return len(bodies)
 
+    def on_signals(self, signals: list[tuple[bytes, bytes]]) -> int:
+        if not self.talkative and self.owed <= self._max_pending and self.hub.acknowledge(self, signals):
+            self.in_msgs += len(signals)
+            self.in_bytes += sum(len(payload) for _, payload in signals)
+            return len(signals)
+        for number, (subject, payload) in enumerate(signals, 1):
+            if self.on_publish(subject, b"", b"", payload):
+                return number
+        return len(signals)
+
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> bool:
         self.stirring = True
         if len(self.subscriptions) >= self._max_subscriptions:
@@ -357,9 +368,9 @@ class Session:
             self._other_wildcards -= 1
         self.hub.unsubscribe(subscription, returned)
 
-    def count(self, subscription: Subscription) -> bool:
-        """Count a delivery; whether it was the last one, after which the subscription is over."""
-        subscription.delivered += 1
+    def count(self, subscription: Subscription, deliveries: int = 1) -> bool:
+        """Count deliveries; whether that was the last one, after which the subscription is over."""
+        subscription.delivered += deliveries
         if subscription.limit and subscription.delivered >= subscription.limit:
             self.end(subscription)
             return True

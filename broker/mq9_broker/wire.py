@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 from mq9_broker.errors import ProtocolError
@@ -29,6 +31,9 @@ _LONGEST_VERB = max(map(len, _VERBS))
 #: Requests that are handled at once: between rows it is seen whether that is enough for now, and what was read of a row
 #: that is not handled whole is read again.
 _LONGEST_ROW = 256
+#: A publish without a reply subject of nothing or a word of four letters: so clients acknowledge.
+_WORD = 4
+_SIGNAL = re.compile(rb"PUB ([^ \t\r\n]+)  ?[04]\r\n([^\r\n]*)\r\n")
 
 V = TypeVar("V")
 #: (subject, reply, header size, size) of a control line.
@@ -57,6 +62,11 @@ class Receiver(Protocol):
         """Publishes to one subject without headers, each with its reply subject. Gives what `on_run` does."""
         ...
 
+    def on_signals(self, signals: list[tuple[bytes, bytes]]) -> int:
+        """Publishes of (subject, payload) without a header or a reply subject, the payload of no or four bytes. Gives
+        what `on_run` does."""
+        ...
+
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> bool: ...
     def on_unsubscribe(self, sid: bytes, max_messages: int) -> bool: ...
     def on_connect(self, options: dict[str, Any]) -> None: ...
@@ -70,7 +80,7 @@ class Parser:
     `feed` raises ProtocolError for a frame that ends the connection; the parser is of no use after that.
     """
 
-    __slots__ = ("_enough", "_line_limit", "_missing", "_parts", "_payload_limit", "_receiver", "_rest")
+    __slots__ = ("_enough", "_line_limit", "_missing", "_parts", "_payload_limit", "_receiver", "_rest", "_signals")
 
     def __init__(self, receiver: Receiver, max_payload: int, max_control_line: int) -> None:
         self._receiver = receiver
@@ -80,6 +90,7 @@ class Parser:
         self._parts: list[bytes] = []
         self._missing = 0
         self._enough = False
+        self._signals = _signals(max_payload, max_control_line)
 
     def feed(self, data: bytes) -> bool:
         """Parse a chunk; whether the receiver had enough before its end. Then the rest goes on with the next chunk,
@@ -101,7 +112,7 @@ class Parser:
         publish = receiver.on_publish
         limit, most = self._line_limit, self._payload_limit
         find, startswith = data.find, data.startswith
-        known_line, known_size = _lines.get, _sizes.get
+        known_line, known_size, signals = _lines.get, _sizes.get, self._signals
         end = len(data)
         pos = 0
         before = reply = b""
@@ -121,7 +132,8 @@ class Parser:
                     count = len(words)
                     verb = words[0]
                     if verb == b"PUB":
-                        if 3 <= count <= 4 and words[1] and words[2] and _TAB not in line:
+                        # (some write a second blank where no reply subject is)
+                        if 3 <= count <= 4 and words[1] and _TAB not in line:
                             subject = words[1]
                             reply = words[2] if count == 4 else b""
                             size = known_size(words[-1], -1)
@@ -129,7 +141,7 @@ class Parser:
                             if size >= 0 and not reply:
                                 _remember(_lines, line, (subject, size))
                     elif verb == b"HPUB":
-                        if 4 <= count <= 5 and b"" not in words and _TAB not in line and receiver.headers:
+                        if 4 <= count <= 5 and words[1] and _TAB not in line and receiver.headers:
                             subject = words[1]
                             reply = words[2] if count == 5 else b""
                             size = known_size(words[-1], -1)
@@ -174,7 +186,9 @@ class Parser:
             pos = stop + 2
             if enough and pos < end:
                 return self._stop(data, pos)
-            if reply and not header_size and pos < end:
+            if header_size or pos >= end:
+                continue
+            if reply:
                 # who asks for an answer to each mostly asks the same again
                 replies, bodies, ends = _requests(data, subject, pos, limit, most)
                 if replies:
@@ -182,6 +196,13 @@ class Parser:
                     pos = ends[handled - 1]
                     if handled < len(replies):
                         return self._stop(data, pos)
+            elif size in (0, _WORD) and (row := signals(data, pos)):
+                found = _SIGNAL.findall(row[0])
+                handled = receiver.on_signals(found)
+                pos = row.end()
+                if handled < len(found):
+                    ends = [signal.end() for signal in _SIGNAL.finditer(data, row.start(), pos)]
+                    return self._stop(data, ends[handled - 1])
         return False
 
     def _stop(self, data: bytes, pos: int) -> bool:
@@ -338,6 +359,15 @@ def _requests(
         pos = stop + 2
         ends.append(pos)
     return replies, bodies, ends
+
+
+@cache
+def _signals(most: int, limit: int) -> Callable[[bytes, int], re.Match[bytes] | None]:
+    """What finds publishes of nothing or a word that follow at a place, whole, written in the common way;
+    _LONGEST_ROW at the most."""
+    word = rb"|4\r\n[^\r\n]{4}" if most >= _WORD else b""
+    longest = max(limit - len(b"PUB   4\r"), 1)
+    return re.compile(rb"(?:PUB [^ \t\r\n]{1,%d}  ?(?:0\r\n%b)\r\n){1,%d}" % (longest, word, _LONGEST_ROW)).match
 
 
 def info(fields: dict[str, Any]) -> bytes:

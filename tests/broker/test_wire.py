@@ -51,6 +51,12 @@ class Recorder:
                 return number
         return len(bodies)
 
+    def on_signals(self, signals: list[tuple[bytes, bytes]]) -> int:
+        for number, (subject, payload) in enumerate(signals, 1):
+            if self.on_publish(subject, b"", b"", payload):
+                return number
+        return len(signals)
+
     def on_subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> bool:
         return self._note("subscribe", subject, queue, sid)
 
@@ -356,12 +362,16 @@ def _cased(verb: bytes) -> st.SearchStrategy[bytes]:
 
 @st.composite
 def _frame(draw: Callable[..., Any]) -> tuple[bytes, Call | None]:
-    kind = draw(st.sampled_from(["pub", "hpub", "sub", "unsub", "ping", "pong", "connect", "+ok"]))
+    kind = draw(st.sampled_from(["pub", "signal", "hpub", "sub", "unsub", "ping", "pong", "connect", "+ok"]))
     verb, blank, end = draw(_cased(kind.encode())), draw(_blanks), draw(_end)
     if kind == "pub":
         subject, reply, payload = draw(_token), draw(st.just(b"") | _token), draw(_payload)
         args = [subject, reply, b"%d" % len(payload)] if reply else [subject, b"%d" % len(payload)]
         return verb + blank + blank.join(args) + end + payload + b"\r\n", publish(subject, payload, reply)
+    if kind == "signal":
+        subject, payload = draw(_token), draw(st.sampled_from([b"", b"+ACK", b"\r\n\r\n", b"PUB ", b"+TERM", b"0"]))
+        blanks = draw(st.sampled_from([b" ", b"  ", b"   "]))
+        return b"PUB %b%b%d\r\n%b\r\n" % (subject, blanks, len(payload), payload), publish(subject, payload)
     if kind == "hpub":
         subject, reply, header, payload = draw(_token), draw(st.just(b"") | _token), draw(_payload), draw(_payload)
         sizes = [b"%d" % len(header), b"%d" % (len(header) + len(payload))]
@@ -418,6 +428,27 @@ def test_random_bytes_raise_nothing_but_protocol_errors(shards: list[bytes], ste
     cut_calls, cut_end = parse(stream[at : at + step] for at in range(0, len(stream), step))
     assert cut_calls == calls
     assert (cut_end == "") == (end == "")
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.sampled_from([b"", b"word"])), max_size=600), st.integers(10, 50))
+def test_publishes_of_a_word_in_a_row_keep_to_the_limits(signals: list[tuple[int, bytes]], limit: int) -> None:
+    stream = b"".join(b"PUB %b %d\r\n%b\r\n" % (b"s" * size, len(word), word) for size, word in signals)
+    for most in (1000, 3):
+        expected: list[Call] = []
+        for size, word in signals:
+            if size + 2 > limit or len(word) > most:
+                expected.append(("refused", TOO_LONG if size + 2 > limit else TOO_LARGE))
+                break
+            expected.append(publish(b"s" * size, word))
+        for chunks in ([stream], single(stream)):
+            recorder = Recorder()
+            parser = wire.Parser(recorder, most, limit)
+            try:
+                for chunk in chunks:
+                    assert not parser.feed(chunk)
+            except ProtocolError as wrong:
+                recorder.calls.append(("refused", wrong.text))
+            assert recorder.calls == expected
 
 
 # ---- what is written ----

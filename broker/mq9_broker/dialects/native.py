@@ -120,6 +120,9 @@ class Native:
         first = self._messages.append_all(mailbox, route.code if route.code >= 0 else NORMAL, payloads, now)
         return [b'{"error":"","msg_id":%d}' % msg_id for msg_id in range(first, first + len(payloads))]
 
+    def acknowledge(self, session: Session, signals: list[tuple[bytes, bytes]]) -> bool:
+        return self._acknowledger.acknowledge_all(session, signals, self._hub.now)
+
     def view(self, subject: bytes) -> tuple[str, bytes, bool, tuple[int, ...]] | None:
         text = subject.decode("utf-8", "replace")
         family, _, rest = text[len(PREFIX) :].partition(".")
