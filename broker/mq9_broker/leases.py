@@ -125,18 +125,15 @@ class Leases:
         """The tokens under which this connection may acknowledge messages, each until it is done or another connection
         gets one: whoever is late, but still the last who had it, may say so."""
         claims = self._claims
-        text = self._random(_TOKEN_BYTES * len(msg_ids)).hex().encode()
+        for msg_id in claims.keys() & msg_ids:
+            if claims[msg_id][0] is not connection:
+                self._drop_claim(msg_id)
+        fresh = [msg_id for msg_id in msg_ids if msg_id not in claims]
+        text = self._random(_TOKEN_BYTES * len(fresh)).hex().encode()
         tokens = [text[at : at + 2 * _TOKEN_BYTES] for at in range(0, len(text), 2 * _TOKEN_BYTES)]
-        if not claims.keys().isdisjoint(msg_ids):
-            for place, msg_id in enumerate(msg_ids):
-                known = claims.get(msg_id)
-                if known is not None and known[0] is connection:
-                    tokens[place] = known[1]
-                elif known is not None:
-                    self._drop_claim(msg_id)
-        connection.claims.update(zip(tokens, [(group, msg_id) for msg_id in msg_ids], strict=True))
-        claims.update(zip(msg_ids, [(connection, token) for token in tokens], strict=True))
-        return tokens
+        connection.claims.update(zip(tokens, [(group, msg_id) for msg_id in fresh], strict=True))
+        claims.update(zip(fresh, [(connection, token) for token in tokens], strict=True))
+        return [claims[msg_id][1] for msg_id in msg_ids]
 
     @property
     def claimed(self) -> bool:
