@@ -14,9 +14,8 @@ from pathlib import Path
 
 import anyio
 from mcp.server import Server
-from mcp.server.stdio import stdio_server
 
-from mq9_mcp import autostart, prompts, resources, stdout
+from mq9_mcp import autostart, prompts, resources, stdio
 from mq9_mcp.callers import Handed
 from mq9_mcp.errors import mask
 from mq9_mcp.screen import visible
@@ -93,7 +92,7 @@ def serve_stdio(url: str | None) -> None:
 
     async def serve() -> None:
         server = make_server(url)
-        async with stdio_server(stdout=stdout.taken()) as (read, write):
+        async with stdio.streams() as (read, write):
             await server.run(read, write, server.create_initialization_options())
 
     with Serving(os.environ.get("CLAUDE_CODE_SESSION_ID"), autostart.data_dir()):
