@@ -159,11 +159,10 @@ class Connection:
     ) -> dict[str, Any]:
         self._check_size(payload, headers)
         replies = self._replies
-        answers_to, answer = replies.expect()
+        answers_to, answer = replies.expect(timeout)
         try:
             await self.nats.publish(subject, payload, answers_to, dict(headers) if headers else None)
-            async with asyncio.timeout(timeout):
-                message = await answer
+            message = await answer
             if message.headers and message.headers.get("Status") == NOBODY_THERE:
                 raise BrokerUnavailable(
                     f"the server at {self.url} does not answer mailbox requests: it is no mq9 broker"

@@ -7,10 +7,10 @@ is the agent's own.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 
 RESULT = 20_000  # characters in one result, about
 ROOM = RESULT - 500  # characters of it for messages
@@ -45,7 +45,7 @@ def place(text: str) -> Place | None:
 
 def cost(text: str) -> int:
     """The length of `text` as a JSON string."""
-    return len(json.dumps(text, ensure_ascii=False))
+    return len(encode_basestring(text))
 
 
 def cut(text: str, room: int, step: int = 1) -> str:

@@ -228,8 +228,8 @@ class Reader:
         letter = unseal(message.payload)
         if message.reply_to:
             letter = replace(letter, reply_to=message.reply_to)
-        if not letter.correlation_id and len(message.correlation_id or "") <= FIELD_LIMIT:
-            letter = replace(letter, correlation_id=message.correlation_id or "")
+        if message.correlation_id and not letter.correlation_id and len(message.correlation_id) <= FIELD_LIMIT:
+            letter = replace(letter, correlation_id=message.correlation_id)
         if "mq9-receipt" in message.headers:
             letter = replace(letter, type=RECEIPT)
         return Mail(

@@ -19,7 +19,7 @@ class Replies:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._waiting: dict[str, tuple[asyncio.Future[Msg], asyncio.TimerHandle]] = {}
         self._prefix = ""
         self._asked = 0
 
@@ -29,24 +29,29 @@ class Replies:
         await client.subscribe(f"{prefix}*", cb=self._on_message)
         self._prefix = prefix
 
-    def expect(self) -> tuple[str, asyncio.Future[Msg]]:
-        """A subject to be answered at, and the answer. To be forgotten by whoever waits."""
+    def expect(self, timeout: float) -> tuple[str, asyncio.Future[Msg]]:
+        """A subject to be answered at, and the answer, or TimeoutError. To be forgotten by whoever waits."""
         self._asked += 1
         subject = f"{self._prefix}{self._asked}"
-        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        self._waiting[subject] = future
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Msg] = loop.create_future()
+        self._waiting[subject] = future, loop.call_later(timeout, _fail, future, TimeoutError())
         return subject, future
 
     def forget(self, subject: str) -> None:
-        self._waiting.pop(subject, None)
+        self._waiting.pop(subject)[1].cancel()
 
     def interrupt(self, reason: str) -> None:
         """No answer will come any more."""
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(Interrupted(reason))
+        for future, _ in self._waiting.values():
+            _fail(future, Interrupted(reason))
 
     async def _on_message(self, message: Msg) -> None:
-        future = self._waiting.get(message.subject)
+        future, _ = self._waiting.get(message.subject, (None, None))
         if future is not None and not future.done():
             future.set_result(message)
+
+
+def _fail(future: asyncio.Future[Msg], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

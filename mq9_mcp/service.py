@@ -83,6 +83,8 @@ class Service:
 
     async def client(self) -> AsyncMailbox:
         """The connection. Raises BrokerUnavailable when there is none; the next call tries again."""
+        if self._client is not None:
+            return self._client
         async with self._connecting:
             if self._client is None:
                 from mq9_mcp.client import AsyncMailbox  # a tenth of a second that a start need not wait for

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 
@@ -621,6 +623,20 @@ async def test_questions_and_answers(mq9: AsyncMailbox) -> None:
         answers = await asyncio.gather(*(mq9.ask(name, f"question {number}") for number in range(10)))
     assert texts(answers) == [f"QUESTION {number}" for number in range(10)]
     assert {(answer.sender, answer.hops) for answer in answers} == {(name, 1)}
+
+
+async def test_a_broker_that_says_nothing(server: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mq9_mcp.client.ANSWER_WITHIN", 0.3)
+    async with AsyncMailbox(server.url) as client:
+        made = await client.create()
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(10):
+                with pytest.raises(BrokerUnavailable, match="did not answer within 0 s"):
+                    await client.fetch(made.mail_id)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert (await client.query(made.mail_id)).messages == []  # what comes too late is nobody's
 
 
 async def test_a_question_that_nobody_answers(mq9: AsyncMailbox) -> None:
