@@ -83,7 +83,7 @@ def _serve_stdio(options: argparse.Namespace) -> int:
             "an agent, `mq9-mcp demo` shows what it does. Ctrl-D ends it.",
             file=sys.stderr,
         )
-    # The thread that reads stdin cannot be interrupted: without this, Ctrl-C would wait for the client to leave.
+    # A thread that reads a terminal cannot be interrupted: without this, Ctrl-C would wait for the client to leave.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with _nothing_collected():
         from mq9_mcp import server
