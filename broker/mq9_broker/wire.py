@@ -80,13 +80,26 @@ class Parser:
     `feed` raises ProtocolError for a frame that ends the connection; the parser is of no use after that.
     """
 
-    __slots__ = ("_enough", "_line_limit", "_missing", "_parts", "_payload_limit", "_receiver", "_rest", "_signals")
+    __slots__ = (
+        "_arriving",
+        "_enough",
+        "_line_limit",
+        "_missing",
+        "_parts",
+        "_payload_limit",
+        "_receiver",
+        "_rest",
+        "_signals",
+    )
 
     def __init__(self, receiver: Receiver, max_payload: int, max_control_line: int) -> None:
         self._receiver = receiver
         self._payload_limit = max_payload
         self._line_limit = max_control_line
         self._rest = b""
+        # a publish whose end has not come: its subject, reply and header size, what came of its body, and how many
+        # bytes are missing, the CRLF included
+        self._arriving = b"", b"", 0
         self._parts: list[bytes] = []
         self._missing = 0
         self._enough = False
@@ -95,26 +108,24 @@ class Parser:
     def feed(self, data: bytes) -> bool:
         """Parse a chunk; whether the receiver had enough before its end. Then the rest goes on with the next chunk,
         which may be empty."""
+        receiver = self._receiver
+        publish = receiver.on_publish
+        pos = 0
         if self._parts:
-            # a payload is still arriving: joined once when it is whole, whatever the number of chunks
-            self._parts.append(data)
-            self._missing -= len(data)
-            if self._missing > 0:
-                if self._missing == 1 and data[-1:] != b"\r":
-                    raise ProtocolError("Unknown Protocol Operation")
+            body = self._rest_of_body(data)
+            if body is None:
                 return False
-            data = b"".join(self._parts)
-            self._parts = []
+            pos = self._missing
+            subject, reply, header_size = self._arriving
+            if publish(subject, reply, body[:header_size], body[header_size:]) and pos < len(data):
+                return self._stop(data, pos)
         elif self._rest:
             data = self._rest + data
             self._rest = b""
-        receiver = self._receiver
-        publish = receiver.on_publish
         limit, most = self._line_limit, self._payload_limit
         find, startswith = data.find, data.startswith
         known_line, known_size, signals = _lines.get, _sizes.get, self._signals
         end = len(data)
-        pos = 0
         before = reply = b""
         while pos < end:
             eol = find(b"\n", pos)
@@ -167,7 +178,8 @@ class Parser:
             if data[stop : stop + 2] != _CRLF:
                 if stop + 2 <= end or (stop < end and data[stop] != _CR):
                     raise ProtocolError("Unknown Protocol Operation")
-                self._parts = [data[pos:]]
+                self._arriving = subject, reply, header_size
+                self._parts = [data[start:stop]]
                 self._missing = stop + 2 - end
                 return False
             if line == before and startswith(line, stop + 2):
@@ -204,6 +216,23 @@ class Parser:
                     ends = [signal.end() for signal in _SIGNAL.finditer(data, row.start(), pos)]
                     return self._stop(data, ends[handled - 1])
         return False
+
+    def _rest_of_body(self, data: bytes) -> bytes | None:
+        """The body that is arriving, when it ends in this chunk, `_missing` bytes behind its beginning; else None. Its
+        parts are joined once, whatever their number: what is large is copied no more often than it must."""
+        missing = self._missing
+        size = max(missing - 2, 0)
+        self._parts.append(data[:size])
+        if len(data) < missing:
+            self._missing -= len(data)
+            if self._missing == 1 and data[-1:] != b"\r":
+                raise ProtocolError("Unknown Protocol Operation")
+            return None
+        if not data.startswith(_CRLF[-missing:], size):
+            raise ProtocolError("Unknown Protocol Operation")
+        body = b"".join(self._parts)
+        self._parts = []
+        return body
 
     def _stop(self, data: bytes, pos: int) -> bool:
         self._rest = data[pos:]

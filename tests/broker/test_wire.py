@@ -249,6 +249,14 @@ def test_a_frame_is_refused(data: bytes, text: object) -> None:
     assert parse([b"PING\r\n" + data + b"PING\r\n"]) == ([PING], text)
 
 
+@pytest.mark.parametrize("end", [b"\rx", b"x\n", b"\n\n", b"\r\r", b"xx"])
+def test_a_payload_that_does_not_end_is_refused_wherever_it_is_cut(end: bytes) -> None:
+    data = b"PUB a 4\r\nsome" + end + b"PING\r\n"
+    for first in range(len(data)):
+        for second in range(first, len(data)):
+            assert parse([data[:first], data[first:second], data[second:]]) == ([], UNKNOWN)
+
+
 @pytest.mark.parametrize(
     "noise",
     [b"x", b"PUB", b"SUB ", b"PUB " + b"a" * 5000, b"PUB a" + b"\r" * 100_000, b"CONNECT {", b"\x00", b" "],
@@ -341,6 +349,20 @@ def test_who_has_enough_gets_the_rest_later() -> None:
         # what had begun goes on
         parser.feed(b"x\r\n")
         assert recorder.calls == parse([*commands, b"PUB b 1\r\nx\r\n"])[0]
+
+
+def test_who_has_enough_of_a_payload_in_parts_gets_the_rest_later() -> None:
+    recorder = Recorder(every=1)
+    parser = wire.Parser(recorder, PAYLOAD, LINE)
+    payload = publish(b"a", b"some")
+    for part, more, calls in (
+        (b"PUB a 4\r\nso", False, []),
+        (b"me\r\nPING\r\n", True, [payload]),
+        (b"PUB b 0\r\n", False, [payload, PING]),
+        (b"\r\n", False, [payload, PING, publish(b"b")]),
+    ):
+        assert parser.feed(part) == more
+        assert recorder.calls == calls
 
 
 # ---- random streams ----
