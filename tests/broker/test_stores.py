@@ -119,6 +119,14 @@ def test_values_may_be_empty_and_keys_and_values_any_bytes(kept: Kept) -> None:
     assert list(kept.scan(*EVERYTHING)) == [(b"\x00", b""), (b"\x00\x00", b"\xff" * 100_000), (b"\xfe\xff", b"\x00")]
 
 
+def test_large_and_small_values_are_written_together(kept: Kept) -> None:
+    large = "x" * 1_048_576
+    kept.apply(write(a=large, b="1", c=large, d="2"))
+    kept.apply(write(b=large, a=None, c="3", e="4", d=None))
+    kept.apply(write(f=None, g=large))
+    assert everything(kept) == {"b": large, "c": "3", "e": "4", "g": large}
+
+
 def test_a_scan_is_in_the_order_of_bytes_from_its_start_to_before_its_end(kept: Kept) -> None:
     names = [b"a", b"a\x00", b"a\x00\x00", b"a\x01", b"aa", b"b", b"\x7f", b"\x80", b"\xff"]
     kept.apply(Batch({name: name for name in reversed(names)}))

@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 _MIB = 1_048_576
 #: So many deletions are written out after so many seconds: until then they free nothing.
 _DELETIONS, _SECONDS = 1000, 60.0
+#: Bytes of a value that are too many to copy them once more.
+_LARGE = 65_536
 #: What must be free to begin again on a disk that was full, beside what the logs take: they are written out once.
 _ROOM = 8 * _MIB
 
@@ -194,7 +196,10 @@ class RocksStore:
         for start, end in batch.ranges:
             records.delete_range(start, end)
             self._deleted += _DELETIONS
-        for key, value in batch.writes.items():
+        writes = batch.writes.items()
+        first = next(iter(batch.writes.values()), None) or b""
+        # the batch grows by doubling: large messages go behind their mailbox's counters, and are not copied for them
+        for key, value in reversed(writes) if len(first) >= _LARGE else writes:
             if value is None:
                 delete(key)
                 self._deleted += 1
