@@ -263,9 +263,11 @@ class Committer:
             counters.stored += sum(max(newest - mailbox.visible, 0) for mailbox, newest, _ in turn.sealed)
         for answer in turn.asked:
             answer("")
+        hub.ending = True
         hub.publish_turn(turn.sealed, turn.changes, turn.ended, hub.now)
         if hub.draining:
             hub.drain(hub.now)
+        hub.ending = False
         touched, hub.touched = hub.touched, []
         for session in touched:
             self._write(session)

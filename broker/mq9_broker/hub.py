@@ -91,6 +91,8 @@ class Hub:
         #: why the store does not take writes, empty when it does
         self.refusing = ""
         self.touched: list[Session] = []
+        #: whether a turn ends: who is touched then is written to at once
+        self.ending = False
         #: who has feeds that are behind, and how many of these have yet to be looked at: None is all
         self.draining: dict[Session, int | None] = {}
         self.wake_up: Callable[[], None] = _nobody
@@ -111,7 +113,8 @@ class Hub:
     def touch(self, session: Session) -> None:
         """The session has something to write."""
         self.touched.append(session)
-        self.wake_up()
+        if not self.ending:
+            self.wake_up()
 
     @property
     def late(self) -> bool:

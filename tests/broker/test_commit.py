@@ -91,6 +91,19 @@ def test_everything_a_turn_causes_is_one_write_per_client(broker: Broker, box: s
     assert len(client.transport.writes) == len(watcher.transport.writes) == 1
 
 
+def test_a_push_ends_with_the_turn_that_causes_it(broker: Broker, box: str) -> None:
+    """No further turn comes for it: the next event is looked for at once."""
+    client, watcher = broker.client(), broker.client()
+    watcher.subscribe("INBOX.box")
+    client.subscribe("INBOX.box")
+    watcher.take()
+    for send in (lambda: client.feed(pub("MAILBOX.box", b"x")), lambda: client.ask("MAILBOX.box", b"x")):
+        send()
+        broker.loop.turn()
+        assert [frame.body for frame in watcher.take()] == ["x"]
+        assert broker.loop.resting
+
+
 def test_nothing_is_said_before_it_is_stored(broker: Broker, store: FaultyStore, box: str) -> None:
     """No reply, no push, no PONG, no event of the directory; then all of it, in order."""
     client, watcher, other = broker.client(), broker.client(), broker.client()
