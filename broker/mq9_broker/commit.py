@@ -263,12 +263,14 @@ class Committer:
             counters.stored += sum(max(newest - mailbox.visible, 0) for mailbox, newest, _ in turn.sealed)
         for answer in turn.asked:
             answer("")
+        # (who hears of a message hears it before its sender knows that it is stored: each write takes its time)
+        told, hub.touched = hub.touched, []
         hub.ending = True
         hub.publish_turn(turn.sealed, turn.changes, turn.ended, hub.now)
         if hub.draining:
             hub.drain(hub.now)
         hub.ending = False
-        touched, hub.touched = hub.touched, []
+        touched, hub.touched = hub.touched + told, []
         for session in touched:
             self._write(session)
         self.after_turn()

@@ -104,6 +104,24 @@ def test_a_push_ends_with_the_turn_that_causes_it(broker: Broker, box: str) -> N
         assert broker.loop.resting
 
 
+def test_who_reads_is_written_to_before_who_sent(
+    broker: Broker, store: FaultyStore, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, watcher = broker.client(), broker.client()
+    watcher.subscribe("INBOX.box")
+    order: list[str] = []
+    monkeypatch.setattr(client.transport, "write", lambda data: order.append("answer"))
+    monkeypatch.setattr(watcher.transport, "write", lambda data: order.append("push"))
+    client.ask("MAILBOX.box", b"x")
+    broker.settle()
+    store.by_hand = True
+    client.ask("MAILBOX.box", b"x")
+    broker.settle()
+    store.land()
+    broker.settle()
+    assert order == ["push", "answer"] * 2
+
+
 def test_nothing_is_said_before_it_is_stored(broker: Broker, store: FaultyStore, box: str) -> None:
     """No reply, no push, no PONG, no event of the directory; then all of it, in order."""
     client, watcher, other = broker.client(), broker.client(), broker.client()
