@@ -91,7 +91,7 @@ class Committer:
         self._flying: Turn | None = None
         self._waiting: deque[Callable[[], None]] = deque()
         self._letting = False
-        self.after_turn: Callable[[], None] = lambda: None
+        self.after_turn: list[Callable[[], None]] = []
         hub.wake_up = self.wake_up
         hub.end_turn = self.end_turn
         hub.elapsed = clock.elapsed
@@ -273,7 +273,8 @@ class Committer:
         touched, hub.touched = hub.touched + told, []
         for session in touched:
             self._write(session)
-        self.after_turn()
+        for action in self.after_turn:
+            action()
 
     def _fail(self, turn: Turn, failed: BaseException) -> None:
         hub, mailboxes = self._hub, self._mailboxes
@@ -297,7 +298,8 @@ class Committer:
         touched, hub.touched = hub.touched, []
         for session in touched:
             self._write(session)
-        self.after_turn()
+        for action in self.after_turn:
+            action()
 
     def _write_free(self, flying: Turn) -> None:
         """Write to those whom neither the batch on its way nor the one that gathers concerns."""

@@ -1,4 +1,4 @@
-"""The broker's one alarm clock: it rings when something is due, and otherwise not at all."""
+"""What happens between the turns: the broker's one alarm clock, and how soon it sleeps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from mq9_broker.model import NEVER
 
 _PROBE_MS = 1000
 _LONGEST_MS = 60_000
+#: Seconds for which the next turn is awaited without sleeping, and for which it is not once it did not come.
+_AWAKE, _ASLEEP = 0.0001, 0.01
 
 
 class Alarm:
-    """Set again after every turn: for the first expiry, lease, long poll or ping that is due."""
+    """It rings when something is due, and otherwise not at all. Set again after every turn: for the first expiry,
+    lease, long poll or ping that is due."""
 
     def __init__(self, hub: Hub, committer: Committer, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
         self._hub = hub
@@ -23,7 +26,7 @@ class Alarm:
         self._loop = loop
         self._handle: asyncio.TimerHandle | None = None
         self._rings = NEVER
-        committer.after_turn = self.set
+        committer.after_turn.append(self.set)
 
     def set(self) -> None:
         """Ring when the next thing is due."""
@@ -52,3 +55,32 @@ class Alarm:
             self._committer.probe()
         self._hub.timers.run(now)
         self._committer.wake_up()
+
+
+class Vigil:
+    """Lets the loop look on for a moment before it sleeps: who sends as soon as it is answered would wait longer for a
+    processor to wake up than for all that the broker does. It looks on as long as something comes of it; a look in vain
+    is the last one for a while, so that at most a hundredth of the time is spent on those."""
+
+    def __init__(self, committer: Committer, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+        self._elapsed = clock.elapsed
+        self._call_soon = loop.call_soon
+        self._looking = False
+        self._until = self._again = 0.0
+        committer.after_turn.append(self.look_on)
+
+    def look_on(self) -> None:
+        """A turn is over."""
+        now = self._elapsed()
+        self._until = now + _AWAKE
+        if not self._looking and now >= self._again:
+            self._looking = True
+            self._call_soon(self._look)
+
+    def _look(self) -> None:
+        now = self._elapsed()
+        if now < self._until:
+            self._call_soon(self._look)
+        else:
+            self._looking = False
+            self._again = now + _ASLEEP

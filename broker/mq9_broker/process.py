@@ -27,6 +27,13 @@ def resident() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+def processors() -> int:
+    """How many cores this process may run on; where the system does not tell, how many there are."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Processor:
     """How much of a core this process takes."""
 

@@ -28,7 +28,7 @@ from mq9_broker.dialects.native import Native
 from mq9_broker.errors import StartError, StoreError
 from mq9_broker.groups import Groups
 from mq9_broker.hub import Hub
-from mq9_broker.jobs import Alarm
+from mq9_broker.jobs import Alarm, Vigil
 from mq9_broker.mailboxes import Mailboxes
 from mq9_broker.messages import Messages
 from mq9_broker.model import Limits
@@ -148,6 +148,9 @@ async def _serve(config: Config, folder: DataDir, reload: Callable[[], Config]) 
         await _listen(server, config)
         alarm = Alarm(hub, committer, clock, loop)
         alarm.set()
+        if process.processors() > 1:
+            # (on a single one the clients could not run meanwhile)
+            Vigil(committer, clock, loop)
         if config.monitor_port is not None:
             monitor = await _monitor(server, config, clock)
         folder.announce(config.host, server.port, tls=tls is not None and not tls.optional)
