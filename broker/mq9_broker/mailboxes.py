@@ -140,10 +140,7 @@ class Mailbox:
 
     def counters(self) -> bytes:
         return keys.encode_counters(
-            (
-                *(self.last_id, *self.tails, *self.heads, *self.counts),
-                *(self.group_count, self.last_serial, self.delayed),
-            )
+            (self.last_id, *self.tails, *self.heads, *self.counts, self.group_count, self.last_serial, self.delayed)
         )
 
 
