@@ -310,23 +310,23 @@ class Hub:
     ) -> None:
         """The turn's writes are kept: show them to those who listen."""
         for mailbox, newest, fresh in sealed:
-            mailbox.visible = max(mailbox.visible, newest)
-            if not fresh:
-                if mailbox.waiters or mailbox.groups:
-                    # what was taken away may have hidden what they wait for
-                    self._stirred[mailbox] = None
-                continue
-            # (what was long on its way may have expired)
-            fresh = sorted(entry for entry in fresh if (keys.expires_of(entry[2]) or NEVER) > now)
-            for feed in list(mailbox.watchers):
-                if not feed.live:
-                    continue
-                session = feed.subscription.session
-                if (session.paused or session.owed >= SLICE) and not isinstance(feed, Member):
-                    self._fall_behind(feed)
-                else:
-                    feed.push(fresh)
-            self._stirred[mailbox] = None
+            if newest > mailbox.visible:
+                self.counters.stored += newest - mailbox.visible
+                mailbox.visible = newest
+            if fresh and mailbox.watchers:
+                # (what was long on its way may have expired)
+                fresh = sorted([entry for entry in fresh if (keys.expires_of(entry[2]) or NEVER) > now])
+                for feed in list(mailbox.watchers):
+                    if not feed.live:
+                        continue
+                    session = feed.subscription.session
+                    if (session.paused or session.owed >= SLICE) and not isinstance(feed, Member):
+                        self._fall_behind(feed)
+                    else:
+                        feed.push(fresh)
+            if mailbox.waiters or mailbox.groups:
+                # (what was taken away may have hidden what they wait for)
+                self._stirred[mailbox] = None
         for mailbox in ended:
             self._end(mailbox)
         for change in changes:

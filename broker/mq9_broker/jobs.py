@@ -35,9 +35,9 @@ class Alarm:
         first = self._hub.timers.next
         if first is not None and first < due:
             due = first
-        due = min(due, now + _LONGEST_MS)
         if due >= self._rings > now:
             return
+        due = min(due, now + _LONGEST_MS)
         if self._handle is not None:
             self._handle.cancel()
         self._rings = due
