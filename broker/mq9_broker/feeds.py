@@ -7,6 +7,7 @@ and gets what is committed, as it is committed. Both move the same cursor, so th
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from mq9_broker import headers, keys, wire
@@ -55,14 +56,14 @@ def frame(
 ) -> bytes:
     """The MSG or HMSG of an encoded message. `form` is the subscriber's subject without the priority word, `ack` where
     it is to be acknowledged: the address for answers then is a header."""
-    if subscription.session.headers and value[9:27] == keys.PLAIN:
+    if subscription.session.headers and value[9:_HEAD] == keys.PLAIN:
         # nothing but a priority and a payload: no need to take it apart
         word, head = _PLAIN[value[0]]
         lines = head % (msg_id, keys.created_of(value))
         if deliveries:
             lines = b"%bmq9-deliveries: %d\r\n\r\n" % (lines[:-2], deliveries)
-        subscription.session.out_bytes += len(lines) + len(value) - 27
-        return wire.headed_message(form if bare else form + word, subscription.sid, ack, lines, value[27:])
+        subscription.session.out_bytes += len(lines) + len(value) - _HEAD
+        return wire.headed_message(form if bare else form + word, subscription.sid, ack, lines, value[_HEAD:])
     message = keys.decode_message(value)
     word = WORDS[message.code].encode()
     subject = form if bare else form + b"." + word
@@ -95,80 +96,44 @@ def frames(
     subscription: Subscription,
     form: bytes,
     bare: bool,
-    ids: list[int],
-    values: list[bytes],
-    deliveries: list[int],
-    acks: list[bytes],
-) -> list[bytes]:
-    """`frame` of each of several."""
-    times = [keys.created_of(value) for value in values]
-    kinds = {(value[0], value[9:_HEAD], len(value)) for value in values}
-    code, rest, size = next(iter(kinds))
-    if not (
-        len(kinds) == 1 < len(ids)
-        and subscription.session.headers
-        and rest == keys.PLAIN
-        and min(deliveries) == max(deliveries)
-        and max(ids) in _as_long_as(min(ids))
-        and max(times) in _as_long_as(min(times))
-    ):
-        return [frame(subscription, form, bare, *one) for one in zip(ids, values, deliveries, acks, strict=True)]
-    # nothing but a priority and a payload, and all as long: what they have in common is put together once
-    word, lines = _PLAIN[code]
-    if deliveries[0]:
-        lines = b"%bmq9-deliveries: %d\r\n\r\n" % (lines[:-2], deliveries[0])
-    head = len(lines % (ids[0], times[0]))
-    whole = head + size - _HEAD
-    subscription.session.out_bytes += whole * len(ids)
+    ids: Sequence[int],
+    values: Sequence[bytes],
+    deliveries: int = 0,
+    acks: Sequence[bytes] = (),
+) -> bytes:
+    """`frame` of each of several, back to back, for a client that takes headers: messages of nothing but a priority
+    and a payload, their ids in order. Empty when these differ in more than one pattern allows: in the priority, or in
+    how many digits their ids or times have."""
+    # (the least and the most by their first bytes, which are the priority and the time)
+    least, most = min(values), max(values)
+    word, lines = _PLAIN[least[0]]
+    if deliveries:
+        lines = b"%bmq9-deliveries: %d\r\n\r\n" % (lines[:-2], deliveries)
+    head = len(lines % (ids[0], keys.created_of(least)))
+    if least[0] != most[0] or head != len(lines % (ids[-1], keys.created_of(most))):
+        return b""
     start = b"HMSG %b %b " % (form if bare else form + word, subscription.sid)
-    pattern = start.replace(b"%", b"%%") + b"%b" + b"%d %d\r\n" % (head, whole) + lines + b"%b\r\n"
-    replies = [ack and ack + b" " for ack in acks]
-    payloads = [value[_HEAD:] for value in values]
-    return [pattern % one for one in zip(replies, ids, times, payloads, strict=True)]
+    pattern = b"%b%b%d %%d\r\n%b%%b\r\n" % (start.replace(b"%", b"%%"), b"%b " if acks else b"", head, lines)
+    number, more = int.from_bytes, head - _HEAD
+    fields: list[Iterable[int | bytes]] = [
+        map(more.__add__, map(len, values)),
+        ids,
+        [number(value[1:9], "big") for value in values],
+        [value[_HEAD:] for value in values],
+    ]
+    subscription.session.out_bytes += sum(map(len, values)) + more * len(values)
+    return b"".join([pattern % one for one in zip(*([acks] if acks else []), *fields, strict=True)])
+
+
+def _are_plain(values: list[bytes]) -> bool:
+    """Whether all of these have nothing but a priority and a payload."""
+    return [value[9:_HEAD] for value in values].count(keys.PLAIN) == len(values)
 
 
 _PLAIN = tuple(
     (b"." + word, headers.FIRST_LINE + b"mq9-msg-id: %d\r\nmq9-priority: " + word + b"\r\nmq9-time: %d\r\n\r\n")
     for word in map(str.encode, WORDS)
 )
-
-
-class _Row:
-    """Frames of messages in a row that have nothing but a priority and a payload, for a client that takes headers: what
-    they have in common is put together once."""
-
-    __slots__ = ("_bare", "_code", "_form", "_ids", "_pattern", "_sid", "_size", "_times", "size")
-
-    def __init__(self, form: bytes, bare: bool, sid: bytes) -> None:
-        self._form = form
-        self._bare = bare
-        self._sid = sid
-        self._code = self._size = self.size = 0
-        self._ids = self._times = range(0)
-        self._pattern = b""
-
-    def frame(self, msg_id: int, value: bytes) -> bytes:
-        """The HMSG of an encoded message; `size` then is what its headers and payload have."""
-        created = int.from_bytes(value[1:9], "big")
-        if not (msg_id in self._ids and created in self._times and len(value) == self._size and value[0] == self._code):
-            self._begin(msg_id, created, value)
-        return self._pattern % (msg_id, created, value[27:])
-
-    def _begin(self, msg_id: int, created: int, value: bytes) -> None:
-        self._code, self._size = value[0], len(value)
-        self._ids, self._times = _as_long_as(msg_id), _as_long_as(created)
-        word, lines = _PLAIN[self._code]
-        head = len(lines % (msg_id, created))
-        self.size = head + self._size - 27
-        subject = self._form if self._bare else self._form + word
-        start = b"HMSG %b %b %d %d\r\n" % (subject, self._sid, head, self.size)
-        self._pattern = start.replace(b"%", b"%%") + lines + b"%b\r\n"
-
-
-def _as_long_as(number: int) -> range:
-    """The numbers with as many digits."""
-    digits = len(str(number))
-    return range(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
 
 
 class MailboxFeed:
@@ -199,30 +164,18 @@ class MailboxFeed:
         mailbox, cursors = self.mailbox, self.cursors
         if mailbox.expires <= now:
             return False
-        subscription = self.subscription
-        session = subscription.session
-        in_a_row = session.headers and not subscription.limit
-        row = _Row(self.form, self.bare, subscription.sid)
-        expired = 0
+        room = SLICE - self.subscription.session.owed
         for tier in self.tiers:
-            for msg_id, value in self.messages.read(mailbox, tier, cursors[tier], mailbox.visible):
-                cursors[tier] = msg_id
-                if in_a_row and value[9:27] == keys.PLAIN:
-                    session.send(row.frame(msg_id, value))
-                    session.out_bytes += row.size
-                    session.owed += len(value)
-                    subscription.delivered += 1
-                    if session.owed >= SLICE:
-                        return True
-                elif (keys.expires_of(value) or NEVER) > now:
-                    if self._send(msg_id, value):
-                        return False
-                    if session.owed >= SLICE:
-                        return True
-                else:
-                    expired += 1
-                    if expired >= _LOOKED_AT:
-                        return True
+            ids, values = self.messages.chunk(mailbox, tier, cursors[tier], mailbox.visible, room)
+            if not values:
+                continue
+            cursors[tier] = ids[-1]
+            if self._write(ids, values, now):
+                return False
+            # (what expired is not written, but took its time)
+            room -= sum(map(len, values))
+            if room <= 0:
+                return True
         # what gathers behind a batch on its way may have come before this subscription: it is drained when it is kept
         self.live = mailbox.visible == mailbox.last_id
         return not self.live
@@ -247,6 +200,35 @@ class MailboxFeed:
             subscription.session.out_bytes += len(status)
             subscription.delivered += 1
         subscription.session.end(subscription)
+
+    def _write(self, ids: Sequence[int], values: list[bytes], now: int) -> bool:
+        """Write encoded messages in order, but for those that have expired; whether the subscription is over."""
+        subscription = self.subscription
+        others: Sequence[int] = range(len(values))
+        if subscription.session.headers and not subscription.limit:
+            others = [at for at, value in enumerate(values) if value[9:_HEAD] != keys.PLAIN]
+        begin = 0
+        for at in others:
+            self._send_row(ids[begin:at], values[begin:at])
+            begin = at + 1
+            if (keys.expires_of(values[at]) or NEVER) > now and self._send(ids[at], values[at]):
+                return True
+        self._send_row(ids[begin:], values[begin:])
+        return False
+
+    def _send_row(self, ids: Sequence[int], values: list[bytes]) -> None:
+        """Write messages that have nothing but a priority and a payload, to a client that takes headers and any number
+        of them."""
+        subscription = self.subscription
+        session = subscription.session
+        written = frames(subscription, self.form, self.bare, ids, values) if len(values) > 1 else b""
+        if not written:
+            for msg_id, value in zip(ids, values, strict=True):
+                self._send(msg_id, value)
+            return
+        session.send(written)
+        session.owed += sum(map(len, values))
+        subscription.delivered += len(values)
 
     def _send(self, msg_id: int, value: bytes) -> bool:
         subscription = self.subscription
@@ -304,19 +286,25 @@ class Member(MailboxFeed):
         subscription, group = self.subscription, self.group
         session = subscription.session
         ids = [msg_id for _, msg_id, _ in row]
+        acks, deadline = [], NEVER
         if self.explicit:
             acks = [_ACK + token for token in group.leases.claim(group, ids, session)]
             deadline = now + self.mailbox.settings.ack_wait * 1000
             session.hub.watch_leases(group, deadline)
         else:
-            acks, deadline = [b""] * len(row), NEVER
             self.out += len(row)
             session.unconfirmed.append((group, ids, subscription))
         holder = session, subscription
         deliveries = [group.leases.begin(msg_id, tier, holder, deadline) for tier, msg_id, _ in row]
         values = [value for _, _, value in row]
-        for written in frames(subscription, self.form, self.bare, ids, values, deliveries, acks):
+        written = b""
+        if session.headers and len(row) > 1 == len({*deliveries}) and _are_plain(values) and ids == sorted(ids):
+            written = frames(subscription, self.form, self.bare, ids, values, deliveries[0], acks)
+        if written:
             session.send(written)
+        else:
+            for one in zip(ids, values, deliveries, acks or [b""] * len(row), strict=True):
+                session.send(frame(subscription, self.form, self.bare, *one))
         for msg_id, value in zip(ids, values, strict=True):
             if value[0] >= WATCHED:
                 session.hub.delivered(self.mailbox, group.name, msg_id, value)

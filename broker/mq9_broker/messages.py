@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 
 from mq9_broker import keys
 from mq9_broker.errors import Mq9Error
@@ -143,29 +143,47 @@ class Messages:
 
     def read(self, mailbox: Mailbox, tier: int, after: int, upto: int) -> Iterator[tuple[int, bytes]]:
         """(id, encoded message) of a tier with after < id <= upto, in order, expired ones included."""
+        return ((_id_of(key), value) for key, value in self._scan(mailbox, tier, after, upto))
+
+    def chunk(self, mailbox: Mailbox, tier: int, after: int, upto: int, room: int) -> tuple[Sequence[int], list[bytes]]:
+        """(ids, encoded messages) as `read` gives them one by one, until these have `room` bytes or more."""
+        stored: list[bytes] = []
+        values: list[bytes] = []
+        for key, value in self._scan(mailbox, tier, after, upto):
+            stored.append(key)
+            values.append(value)
+            room -= len(value)
+            if room <= 0:
+                break
+        if not stored:
+            return (), values
+        ids = range(_id_of(stored[0]), _id_of(stored[-1]) + 1)
+        return ids if len(ids) == len(stored) else [*map(_id_of, stored)], values
+
+    def _scan(self, mailbox: Mailbox, tier: int, after: int, upto: int) -> Iterator[tuple[bytes, bytes]]:
+        """The same with the keys instead of the ids."""
         if mailbox.tails[tier] <= after or mailbox.expires == 0:
-            return
+            return iter(())
+        prefix = mailbox.prefixes[tier]
         if mailbox.latest:
             value = mailbox.pending.get(keys.latest(mailbox.incarnation))
             if value is not None:
                 kept_tier, msg_id, encoded = keys.decode_latest(value)
                 if kept_tier == tier and after < msg_id <= upto:
-                    yield msg_id, encoded
-            return
-        prefix = mailbox.prefixes[tier]
+                    return iter([(prefix + keys.u64(msg_id), encoded)])
+            return iter(())
         head = mailbox.heads[tier]
         first = max(after + 1, head)
         if first > upto:
-            return
-        empty = True
-        for key, value in mailbox.pending.scan(prefix + keys.u64(first), prefix + keys.u64(upto + 1)):
-            msg_id = int.from_bytes(key[-8:], "big")
-            if empty:
-                # what was consumed from the head is not looked through again
-                empty = False
-                if first == head and msg_id > head:
-                    mailbox.heads[tier] = msg_id
-            yield msg_id, value
+            return iter(())
+        found = mailbox.pending.scan(prefix + keys.u64(first), prefix + keys.u64(upto + 1))
+        begin = next(found, None)
+        if begin is None:
+            return found
+        if first == head:
+            # what was consumed from the head is not looked through again
+            mailbox.heads[tier] = _id_of(begin[0])
+        return chain((begin,), found)
 
     def get(self, mailbox: Mailbox, tier: int, msg_id: int, now: int) -> bytes | None:
         """One message, encoded; None when it is gone or expired."""
@@ -359,6 +377,11 @@ def due_kind(value: bytes) -> bytes:
 
 def _nobody_asked(address: str, msg_id: int, value: bytes, reason: str, now: int) -> None:
     return
+
+
+def _id_of(key: bytes) -> int:
+    """The id of a message, from its key."""
+    return int.from_bytes(key[-8:], "big")
 
 
 def _entry(mailbox: Mailbox, tier: int, msg_id: int) -> bytes:

@@ -376,7 +376,8 @@ def test_a_queue_goes_on_looking(unswept: Client) -> None:
     assert unswept.bodies("all") == ["lives"]
 
 
-def test_a_feed_goes_on_looking(unswept: Client) -> None:
+def test_a_feed_goes_on_looking(unswept: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "SLICE", 5 * 28)  # an encoded message of one byte
     unswept.feed(f"SUB {AI}INBOX.box all\r\n".encode())
     assert 5 < sum(1 for _ in turns(unswept.broker)) < 20
     assert unswept.bodies("all") == ["lives"]
