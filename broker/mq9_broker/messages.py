@@ -16,6 +16,8 @@ DEDUP_WINDOW = 120_000
 LATER = -1
 #: How many messages are looked at for one answer: nobody waits long for whoever reads much.
 EXAMINED = 4000
+#: So many messages are worth to be read ahead.
+_MANY = 64
 #: Headers of a stored message that the broker looks at.
 KEY = b"mq9-key"
 TAGS = b"mq9-tags"
@@ -149,7 +151,7 @@ class Messages:
         """(ids, encoded messages) as `read` gives them one by one, until these have `room` bytes or more."""
         stored: list[bytes] = []
         values: list[bytes] = []
-        for key, value in self._scan(mailbox, tier, after, upto):
+        for key, value in self._scan(mailbox, tier, after, upto, room):
             stored.append(key)
             values.append(value)
             room -= len(value)
@@ -160,8 +162,8 @@ class Messages:
         ids = range(_id_of(stored[0]), _id_of(stored[-1]) + 1)
         return ids if len(ids) == len(stored) else [*map(_id_of, stored)], values
 
-    def _scan(self, mailbox: Mailbox, tier: int, after: int, upto: int) -> Iterator[tuple[bytes, bytes]]:
-        """The same with the keys instead of the ids."""
+    def _scan(self, mailbox: Mailbox, tier: int, after: int, upto: int, room: int = 0) -> Iterator[tuple[bytes, bytes]]:
+        """As `read`, with the keys instead of the ids; `room` as in `chunk`."""
         if mailbox.tails[tier] <= after or mailbox.expires == 0:
             return iter(())
         prefix = mailbox.prefixes[tier]
@@ -176,7 +178,8 @@ class Messages:
         first = max(after + 1, head)
         if first > upto:
             return iter(())
-        found = mailbox.pending.scan(prefix + keys.u64(first), prefix + keys.u64(upto + 1))
+        ahead = room if upto - first >= _MANY else 0
+        found = mailbox.pending.scan(prefix + keys.u64(first), prefix + keys.u64(upto + 1), ahead)
         begin = next(found, None)
         if begin is None:
             return found

@@ -486,8 +486,8 @@ class FaultyStore:
     def get(self, key: bytes) -> bytes | None:
         return self._readable.get(key)
 
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return self._readable.scan(start, end)
+    def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:
+        return self._readable.scan(start, end, ahead)
 
     def commit(self, batch: Batch) -> asyncio.Future[None] | None:
         self.attempts += 1

@@ -294,8 +294,8 @@ class Counting(MemoryStore):
         self.read += key[:1] != b"!"
         return super().get(key)
 
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for item in super().scan(start, end):
+    def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:
+        for item in super().scan(start, end, ahead):
             self.read += item[0][:1] not in b"E!"
             yield item
 

@@ -408,8 +408,8 @@ class Counting(MemoryStore):
         self.read += key[:1] == b"I" and key[9:10] == b"m"
         return super().get(key)
 
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for key, value in super().scan(start, end):
+    def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in super().scan(start, end, ahead):
             self.read += key[:1] == b"I" and key[9:10] == b"m"
             yield key, value
 

@@ -145,7 +145,9 @@ def test_a_scan_past_many_keys_in_both_directions_of_growth(kept: Kept) -> None:
         kept.apply(Batch({b"%05d" % number: b"v%d" % number for number in numbers[start : start + 700]}))
     expected = [(b"%05d" % number, b"v%d" % number) for number in sorted(numbers)]
     assert list(kept.scan(*EVERYTHING)) == expected
-    assert list(kept.scan(b"04321", b"07654")) == [entry for entry in expected if b"04321" <= entry[0] < b"07654"]
+    for ahead in (0, 1, 1_000_000):
+        part = [entry for entry in expected if b"04321" <= entry[0] < b"07654"]
+        assert list(kept.scan(b"04321", b"07654", ahead)) == part
 
 
 def test_a_scan_that_is_left_early_costs_nothing_later(kept: Kept) -> None:

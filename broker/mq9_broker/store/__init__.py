@@ -28,9 +28,10 @@ class Store(Protocol):
 
     def get(self, key: bytes) -> bytes | None: ...
 
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) of start <= key < end in order, read as it is consumed: each key that nobody writes meanwhile
-        once; of what is written meanwhile it may show either."""
+        once; of what is written meanwhile it may show either. `ahead`: the bytes that will probably be consumed, when
+        these are many."""
         ...
 
     def commit(self, batch: Batch) -> Awaitable[None] | None:

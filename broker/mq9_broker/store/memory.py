@@ -23,7 +23,7 @@ class MemoryStore:
     def get(self, key: bytes) -> bytes | None:
         return self._values.get(key)
 
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:
         after = start
         while True:
             # in steps, each of which finds its place again: writes between two steps can't derail it

@@ -41,9 +41,9 @@ class Pending:
             self.writes[key] = None
         self.batch.ranges.append((start, end))
 
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:
         """As Store.scan, with what is pending."""
-        stored = self.store.scan(start, end)
+        stored = self.store.scan(start, end, ahead)
         writes, flying = self.writes, self._flying
         if not writes and not flying:
             return stored

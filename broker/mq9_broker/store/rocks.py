@@ -37,6 +37,8 @@ _MIB = 1_048_576
 _DELETIONS, _SECONDS = 1000, 60.0
 #: Bytes of a value that are too many to copy them once more.
 _LARGE = 65_536
+#: Bytes that are read from a file at once for who wants many.
+_AHEAD = 32_768
 #: What must be free to begin again on a disk that was full, beside what the logs take: they are written out once.
 _ROOM = 8 * _MIB
 
@@ -107,8 +109,8 @@ class RocksStore:
             raise StoreError(f"cannot read: {cause}") from cause
         return value
 
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        stored = self._scan(start, end)
+    def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:
+        stored = self._scan(start, end, ahead)
         if not self._undo:
             return stored
         return merged(stored, sorted(key for key in self._undo if start <= key < end), self.get)
@@ -178,13 +180,16 @@ class RocksStore:
             self._undo = {}
         self._broken = False
 
-    def _scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _scan(self, start: bytes, end: bytes, ahead: int) -> Iterator[tuple[bytes, bytes]]:
         # RocksDB stops at the bound without walking the tombstones behind it. The iterator points into the options:
         # this frame keeps them alive as long as it.
         bounds = ReadOptions()
         bounds.set_iterate_upper_bound(end)
         # what is read on its way to somebody is not read soon again, and would push out what is
         bounds.fill_cache(False)  # type: ignore[call-arg]  # (its stub lacks the argument)
+        if ahead:
+            # (else each block of 4 KiB is read by itself)
+            bounds.set_readahead_size(min(ahead, _AHEAD))
         try:
             yield from cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=start, read_opt=bounds))
         except Exception as cause:
