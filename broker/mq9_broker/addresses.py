@@ -8,6 +8,8 @@ from hashlib import blake2b
 from mq9_broker.errors import Mq9Error
 from mq9_broker.model import CODES, PREFIX
 
+#: Random bytes that a secret is made of.
+RANDOM = 26
 _SECRET = re.compile(r"m-[a-z2-7]{26}")
 _ACK = re.compile(re.escape(f"{PREFIX}ACK.") + r"[\w-]+", re.ASCII)
 _SEND_ONLY = re.compile(r"s-[a-z2-7]{26}")
@@ -15,7 +17,10 @@ _RESERVED_FORM = re.compile(r"[ms]-.{26}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
 _RESERVED = ("system", "broadcast")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
+#: A letter for every byte: five of its bits count.
+_LETTER_OF = 8 * _LETTERS.encode()
 _PAIRS = [first + second for first in _LETTERS for second in _LETTERS]
+_one_way = blake2b(digest_size=17, person=b"mq9 send-only")
 
 
 def is_secret(address: str) -> bool:
@@ -29,13 +34,15 @@ def is_send_only(address: str) -> bool:
 
 
 def secret_from(random: bytes) -> str:
-    """The `mail_id` made of 17 random bytes (130 of their bits)."""
-    return "m-" + _base32(random)
+    """The `mail_id` made of RANDOM random bytes (130 of their bits)."""
+    return "m-" + random.translate(_LETTER_OF).decode()
 
 
 def send_only(secret: str) -> str:
     """The send-only form of a `mail_id`: one way, so that it may be stored, logged and handed out."""
-    return "s-" + _base32(blake2b(secret.encode(), digest_size=17, person=b"mq9 send-only").digest())
+    hashed = _one_way.copy()
+    hashed.update(secret.encode())
+    return "s-" + _base32(hashed.digest())
 
 
 def without_secrets(text: str) -> str:

@@ -221,7 +221,7 @@ class Mailboxes:
 
     def create(self, name: str, settings: Settings, now: int) -> tuple[Mailbox, str]:
         """A new mailbox and its secret; `name` is empty for a private one. The caller made sure that it is free."""
-        secret = addresses.secret_from(self.random(17))
+        secret = addresses.secret_from(self.random(addresses.RANDOM))
         send_only = addresses.send_only(secret)
         self._incarnation += 1
         expires = now + settings.ttl * 1000 if settings.ttl else NEVER
