@@ -45,8 +45,8 @@ class Dialect(Protocol):
         ...
 
     def store(self, subject: bytes, replies: list[bytes], payloads: list[bytes]) -> list[bytes]:
-        """The answers to sends of nothing but a payload to one mailbox, when all of them are stored; empty when they
-        have to be published one by one, nothing having happened."""
+        """The answers to sends of nothing but a payload to one mailbox, or to requests for new mailboxes, when all of
+        them are stored; empty when they have to be published one by one, nothing having happened."""
         ...
 
     def acknowledge(self, session: Session, signals: list[tuple[bytes, bytes]]) -> bool:
@@ -139,8 +139,8 @@ class Hub:
         return self.elapsed() >= self.until
 
     def store(self, listener: Subscription, subject: bytes, replies: list[bytes], payloads: list[bytes]) -> bool:
-        """Store what a client sends to one mailbox in a row, where one subscription of it hears all the answers; False
-        when it has to be published one by one."""
+        """Store what a client sends to one mailbox in a row, or the mailboxes it asks for, where one subscription of it
+        hears all the answers; False when it has to be published one by one."""
         answers = self.dialect.store(subject, replies, payloads)
         if not answers:
             return False

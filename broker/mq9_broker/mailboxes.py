@@ -221,7 +221,15 @@ class Mailboxes:
 
     def create(self, name: str, settings: Settings, now: int) -> tuple[Mailbox, str]:
         """A new mailbox and its secret; `name` is empty for a private one. The caller made sure that it is free."""
-        secret = addresses.secret_from(self.random(addresses.RANDOM))
+        return self._create(name, addresses.secret_from(self.random(addresses.RANDOM)), settings, now)
+
+    def create_all(self, count: int, settings: Settings, now: int) -> list[tuple[Mailbox, str]]:
+        """The same for so many private ones."""
+        random, size = self.random(count * addresses.RANDOM), addresses.RANDOM
+        secrets = [addresses.secret_from(random[at : at + size]) for at in range(0, len(random), size)]
+        return [self._create("", secret, settings, now) for secret in secrets]
+
+    def _create(self, name: str, secret: str, settings: Settings, now: int) -> tuple[Mailbox, str]:
         send_only = addresses.send_only(secret)
         self._incarnation += 1
         expires = now + settings.ttl * 1000 if settings.ttl else NEVER

@@ -1,12 +1,16 @@
-"""Sends to one mailbox in a row, each with its reply: at once or one by one, everybody gets the same."""
+"""Requests in a row, each with its reply: sends to one mailbox, or for new mailboxes. At once or one by one, everybody
+gets the same."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.inprocess import NOBODY, OPTIONS, Broker, Client, FaultyStore, pub
+from mq9_broker import addresses
 from mq9_broker.model import Limits
 
 MAILBOXES: dict[str, dict[str, object]] = {
@@ -85,6 +89,70 @@ def test_whether_they_come_at_once_or_one_by_one_makes_no_difference(
         broker.settle()
         came.append(everything(broker, sender, listener))
     assert came[0] == came[1]
+
+
+_wish = st.sampled_from(
+    [
+        *(b"", b'{"ttl":5}', b'{"ttl":5}', b'{"ttl":5}', b'{"storage":"memory"}', b'{"subscribe":["a.b"]}'),
+        *(b'{"dead_letter":"plain"}', b'{"name":"worker"}', b'{"name":"shown","public":true}', b'{"ttl":-1}', b"{"),
+    ]
+)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.tuples(_wish, st.integers(1, 6), _reply), max_size=4),
+    st.sampled_from(["SUB other.* o\r\n", "SUB other.* o1\r\nSUB other.* o2\r\nSUB row.exact x\r\n", "UNSUB q 4\r\n"]),
+)
+def test_new_mailboxes_are_the_same_at_once_or_one_by_one(wishes: list[tuple[bytes, int, str]], commands: str) -> None:
+    stream = [
+        pub("MAILBOX.CREATE", payload, f"{reply}.{number}" if reply in ("row", "other") else reply)
+        for payload, count, reply in wishes
+        for number in range(count)
+    ]
+    came = []
+    for at_once in (True, False):
+        broker, sender, listener = world()
+        sender.send(commands)
+        sender.raw.clear()
+        for chunk in [b"".join(stream)] if at_once else stream:
+            sender.feed(chunk)
+        broker.settle()
+        secrets = [*dict.fromkeys(re.findall(r"m-[a-z2-7]{26}", sender.raw.decode()))]
+        again = broker.restart()
+        broker.client().send(*(pub(f"MAILBOX.{secret}", b"x") for secret in secrets))
+        came.append(
+            [
+                numbered(bytes(sender.raw), secrets),
+                (sender.session.in_msgs, sender.session.in_bytes, sender.session.out_msgs, sender.session.out_bytes),
+                [[client.query(secret) for secret in secrets] for client in (broker.client(), listener)],
+                [found and found.settings for found in (again.find(addresses.send_only(secret)) for secret in secrets)],
+                len(broker.stored()),
+            ]
+        )
+    assert came[0] == came[1]
+
+
+def numbered(raw: bytes, secrets: list[str]) -> bytes:
+    """What was told, with numbers instead of random addresses."""
+    for number, secret in enumerate(secrets):
+        for address in (secret, addresses.send_only(secret)):
+            raw = raw.replace(address.encode(), address[:2].encode() + b"%026d" % number)
+    return raw
+
+
+def test_new_mailboxes_in_a_row_are_one_commit_and_different() -> None:
+    store = FaultyStore()
+    broker, sender, _ = world(store)
+    before = store.commits
+    answers = sender.send(b"".join(pub("MAILBOX.CREATE", {"ttl": 60}, f"row.{number}") for number in range(300)))
+    assert [answer.subject for answer in answers] == [f"row.{number}" for number in range(300)]
+    assert len({answer.json["mail_id"] for answer in answers}) == 300
+    assert store.commits == before + 1
+    assert broker.hub.mailboxes.find(answers[-1].json["send_only"], broker.clock.now()) is not None
+    store.failing = "disk full"
+    answers = sender.send(b"".join(pub("MAILBOX.CREATE", {"ttl": 60}, f"row.{number}") for number in range(100)))
+    assert [answer.json["error"] for answer in answers] == ["the store cannot write: disk full"] * 100
 
 
 def row(count: int) -> bytes:

@@ -111,9 +111,13 @@ class Native:
     def store(self, subject: bytes, replies: list[bytes], payloads: list[bytes]) -> list[bytes]:
         route = self._routes.get(subject)
         # (answers for others may go to any subject under the prefix: each is looked at)
-        if route is None or route.operate is not None or self._hub.refusing or _PREFIX in b" ".join(replies):
+        if route is None or self._hub.refusing or _PREFIX in b" ".join(replies):
             return []
         now = self._hub.now
+        if route.operate == self._create:
+            return self._create_all(payloads, now)
+        if route.operate is not None:
+            return []
         mailbox = self._mailboxes.find(route.kept, now)
         if mailbox is None or mailbox.latest or mailbox.max_msgs:
             return []
@@ -316,6 +320,15 @@ class Native:
             settings = replace(settings, dead_letter=self._hub.groups.dead_letters.check(dead_letter, name, now))
         mailbox, secret = self._mailboxes.create(name, settings, now)
         return _created(mailbox, name or secret, True, secret if name else "")
+
+    def _create_all(self, payloads: list[bytes], now: int) -> list[bytes]:
+        """The answers to CREATEs that all ask for what another one asked for; empty when they don't."""
+        wanted = self._wanted.get(payloads[0])
+        if wanted is None or wanted[2] or payloads.count(payloads[0]) < len(payloads):
+            return []
+        # (what is remembered has no name)
+        made = self._mailboxes.create_all(len(payloads), wanted[1], now)
+        return [_created(mailbox, secret, True) for mailbox, secret in made]
 
     def _want(self, fields: Fields) -> tuple[str, Settings, str]:
         """(name, settings, dead letter address as it was given) of a CREATE."""
