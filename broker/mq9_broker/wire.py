@@ -198,10 +198,10 @@ class Parser:
             pos = stop + 2
             if enough and pos < end:
                 return self._stop(data, pos)
-            if header_size or pos >= end:
+            # (who asks for an answer to each mostly asks the same again)
+            if header_size or pos >= end or (reply and not startswith(subject, pos + len(b"PUB "))):
                 continue
             if reply:
-                # who asks for an answer to each mostly asks the same again
                 replies, bodies, ends = _requests(data, subject, pos, limit, most)
                 if replies:
                     handled = receiver.on_requests(subject, replies, bodies)
