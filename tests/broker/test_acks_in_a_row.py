@@ -189,7 +189,7 @@ def test_what_is_alike_and_what_is_not_are_written_as_they_are() -> None:
     broker = Broker()
     client = broker.client()
     client.create(name="box", ttl=0, ack="explicit", ack_wait=30)
-    messages = [(b"x" * (number % 3), {"A": "b"} if number % 11 == 0 else {}) for number in range(40)]
+    messages = [(b"x" * (number % 3), {"A": "b"} if number % 11 == 0 else {}) for number in range(300)]
     for payload, header in messages:
         client.ask("MAILBOX.box", payload, header or None)
     worker = broker.client()
@@ -198,5 +198,29 @@ def test_what_is_alike_and_what_is_not_are_written_as_they_are() -> None:
     assert [(frame.body.encode(), frame.headers.get("A", "")) for frame in frames] == [
         (payload, header.get("A", "")) for payload, header in messages
     ]
-    assert [frame.headers["mq9-msg-id"] for frame in frames] == [str(number) for number in range(1, 41)]
-    assert len({frame.reply for frame in frames}) == 40
+    assert [frame.headers["mq9-msg-id"] for frame in frames] == [str(number) for number in range(1, 301)]
+    assert len({frame.reply for frame in frames}) == 300
+
+
+def test_what_was_given_out_before_says_so_beside_what_was_not() -> None:
+    broker = Broker()
+    client = broker.client()
+    client.create(name="box", ttl=0, ack="explicit", ack_wait=30)
+    for count in (300, 40):
+        client.feed(pub("MAILBOX.box", b"x") * count)
+        broker.settle()
+        worker = broker.client()
+        worker.subscribe("INBOX.box", "g")
+        told = [(frame.headers["mq9-msg-id"], frame.headers["mq9-deliveries"]) for frame in pushed(worker)]
+        worker.hang_up()
+    assert told == [(str(number), "2" if number <= 300 else "1") for number in range(1, 341)]
+
+
+def test_a_member_that_takes_no_headers_gets_none() -> None:
+    broker = Broker()
+    client = broker.client()
+    client.create(name="box", ttl=0, ack="explicit")
+    client.feed(pub("MAILBOX.box", b"x") * 300)
+    worker = broker.client(headers=False, no_responders=False)
+    worker.subscribe("INBOX.box", "g")
+    assert [(frame.verb, frame.body) for frame in worker.take()] == [("MSG", "x")] * 300
