@@ -102,15 +102,16 @@ def frames(
     acks: Sequence[bytes] = (),
 ) -> bytes:
     """`frame` of each of several, back to back, for a client that takes headers: messages of nothing but a priority
-    and a payload, their ids in order. Empty when these differ in more than one pattern allows: in the priority, or in
-    how many digits their ids or times have."""
+    and a payload, the ids of each priority in order. Empty when they differ in more than one pattern allows: in the
+    priority, or in how many digits their ids or times have."""
     # (the least and the most by their first bytes, which are the priority and the time)
     least, most = min(values), max(values)
     word, lines = _PLAIN[least[0]]
     if deliveries:
         lines = b"%bmq9-deliveries: %d\r\n\r\n" % (lines[:-2], deliveries)
-    head = len(lines % (ids[0], keys.created_of(least)))
-    if least[0] != most[0] or head != len(lines % (ids[-1], keys.created_of(most))):
+    earliest, latest = keys.created_of(least), keys.created_of(most)
+    head = len(lines % (ids[0], earliest))
+    if least[0] != most[0] or head != len(lines % (ids[-1], latest)):
         return b""
     start = b"HMSG %b %b " % (form if bare else form + word, subscription.sid)
     pattern = b"%b%b%d %%d\r\n%b%%b\r\n" % (start.replace(b"%", b"%%"), b"%b " if acks else b"", head, lines)
@@ -118,7 +119,8 @@ def frames(
     fields: list[Iterable[int | bytes]] = [
         map(more.__add__, map(len, values)),
         ids,
-        [number(value[1:9], "big") for value in values],
+        # (much is sent at once)
+        [earliest] * len(values) if earliest == latest else [number(value[1:9], "big") for value in values],
         [value[_HEAD:] for value in values],
     ]
     subscription.session.out_bytes += sum(map(len, values)) + more * len(values)
@@ -298,7 +300,7 @@ class Member(MailboxFeed):
         deliveries = [group.leases.begin(msg_id, tier, holder, deadline) for tier, msg_id, _ in row]
         values = [value for _, _, value in row]
         written = b""
-        if session.headers and len(row) > 1 == len({*deliveries}) and _are_plain(values) and ids == sorted(ids):
+        if session.headers and len(row) > 1 == len({*deliveries}) and _are_plain(values):
             written = frames(subscription, self.form, self.bare, ids, values, deliveries[0], acks)
         if written:
             session.send(written)
