@@ -544,6 +544,30 @@ def test_a_store_that_is_opened_again_has_the_filters_and_the_memory_of_a_new_on
         assert re.search(r"capacity : 134217728\n", log)
 
 
+def test_scans_find_everything_in_whatever_tables_it_is(tmp_path: Path) -> None:
+    # (those within one mailbox ask the filters which tables to look into)
+    spaces = [b"I" + number.to_bytes(8, "big") for number in (0, 1, 255, 256)]
+    names = [
+        b"",
+        b"!format",
+        b"B",
+        b"Ba.b\0c",
+        *(space + rest for space in spaces for rest in (b"", b"m\2", b"m\2x", b"s")),
+    ]
+    store, plain = RocksStore(tmp_path / "store", sync=False), MemoryStore()
+    for number in range(3):
+        batch = Batch({name + bytes((number, last)): b"%d" % number for name in names[number:] for last in (7, 8)})
+        for each in (store, plain):
+            each.commit(batch)
+        store._db.flush()
+    nowhere = b"I" + (2).to_bytes(8, "big")
+    bounds = sorted({*names, *(name + b"\1" for name in names), nowhere, nowhere + b"m", b"I", b"J", *EVERYTHING})
+    for start in bounds:
+        for end in bounds:
+            assert list(store.scan(start, end)) == list(plain.scan(start, end))
+    store.close()
+
+
 def test_a_store_that_could_not_write_can_be_closed(tmp_path: Path, small_files: Callable[[int], None]) -> None:
     kept = Kept(RocksStore(tmp_path / "s", sync=False))
     kept.apply(write(before="1"))

@@ -21,6 +21,7 @@ from rocksdict import (
     Options,
     Rdict,
     ReadOptions,
+    SliceTransform,
     Snapshot,
     WriteBatch,
 )
@@ -41,6 +42,8 @@ _LARGE = 65_536
 _AHEAD = 32_768
 #: What must be free to begin again on a disk that was full, beside what the logs take: they are written out once.
 _ROOM = 8 * _MIB
+#: Keys that begin with the same bytes, so many, stand together: an `I` and an incarnation (see keys.py).
+_TOGETHER = 9
 
 
 def _options() -> Options:
@@ -56,6 +59,8 @@ def _options() -> Options:
     table.set_metadata_block_size(4096)
     options = Options(raw_mode=True)
     options.create_if_missing(True)
+    # a scan within one mailbox asks the filters too, and looks only into the tables that have something of it
+    options.set_prefix_extractor(SliceTransform.create_fixed_prefix(_TOGETHER))
     options.set_block_based_table_factory(table)
     options.set_write_buffer_size(16 * _MIB)
     options.set_max_write_buffer_number(3)
@@ -185,6 +190,7 @@ class RocksStore:
         # this frame keeps them alive as long as it.
         bounds = ReadOptions()
         bounds.set_iterate_upper_bound(end)
+        bounds.set_total_order_seek(start[:_TOGETHER] != end[:_TOGETHER])
         # what is read on its way to somebody is not read soon again, and would push out what is
         bounds.fill_cache(False)  # type: ignore[call-arg]  # (its stub lacks the argument)
         if ahead:
