@@ -284,7 +284,7 @@ class Check:
     def message(self, record: Record, tier: int, msg_id: int) -> bytes | None:
         """A stored message, encoded."""
         if not record[5].latest:
-            return self._store.get(keys.messages(record[0], tier) + keys.u64(msg_id))
+            return self._store.get(keys.message(record[0], tier, msg_id))
         value = self._store.get(keys.latest(record[0]))
         if value is None:
             return None

@@ -60,6 +60,7 @@ _U64 = struct.Struct(">Q")
 _COUNTERS = struct.Struct(">16Q")
 #: What is not written in a mailbox's record.
 _DEFAULTS = {field.name: field.default for field in fields(Settings)}
+_MESSAGE = struct.Struct(">cQcBQ")
 _HEAD = struct.Struct(">BQQHHHI")
 _LENGTHS = struct.Struct(">HHI")
 _NO_HOPS = 0xFFFF
@@ -139,10 +140,8 @@ def messages(incarnation: int, tier: int) -> bytes:
     return b"I" + u64(incarnation) + b"m" + bytes((tier,))
 
 
-def tiers(incarnation: int) -> tuple[bytes, bytes, bytes, bytes]:
-    """The prefixes of the messages of each tier."""
-    begin = b"I" + u64(incarnation) + b"m"
-    return begin + b"\0", begin + b"\1", begin + b"\2", begin + b"\3"
+def message(incarnation: int, tier: int, msg_id: int) -> bytes:
+    return _MESSAGE.pack(b"I", incarnation, b"m", tier, msg_id)
 
 
 def latest(incarnation: int) -> bytes:

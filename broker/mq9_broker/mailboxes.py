@@ -49,7 +49,6 @@ class Mailbox:
         "max_msgs",
         "owner",
         "pending",
-        "prefixes",
         "removals",
         "renewed",
         "settings",
@@ -91,7 +90,6 @@ class Mailbox:
         self.latest = settings.latest
         self.max_msgs = settings.max_msgs
         self.pending = pending
-        self.prefixes = keys.tiers(incarnation)
         self.visible = 0
         self.removals = 0
         self.dirty = False
@@ -130,12 +128,12 @@ class Mailbox:
         )
 
     def load_counters(self, value: bytes | None) -> None:
-        counters = keys.decode_counters(value or b"")
+        counters = [*keys.decode_counters(value or b"")]
         self.counted = value is not None
         self.last_id = self.visible = counters[0]
-        self.tails = list(counters[1:5])
-        self.heads = list(counters[5:9])
-        self.counts = list(counters[9:13])
+        self.tails = counters[1:5]
+        self.heads = counters[5:9]
+        self.counts = counters[9:13]
         self.group_count, self.last_serial, self.delayed = counters[13:]
 
     def counters(self) -> bytes:

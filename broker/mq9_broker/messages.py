@@ -86,7 +86,7 @@ class Messages:
             replaced = self._replace(mailbox)
             place.writes[keys.latest(mailbox.incarnation)] = keys.encode_latest(tier, msg_id, value)
         else:
-            place.writes[mailbox.prefixes[tier] + msg_id.to_bytes(8, "big")] = value
+            place.writes[keys.message(mailbox.incarnation, tier, msg_id)] = value
         if code >= WATCHED:
             replaced = self._watch(mailbox, tier, msg_id, value) or replaced
         if not mailbox.counts[tier]:
@@ -108,7 +108,8 @@ class Messages:
         """Store messages that have nothing but a priority and a payload; gives the id of the first. The mailbox takes
         any number, and keeps more than the latest."""
         tier = _TIER_OF_BYTE[code]
-        first, prefix, head = mailbox.last_id + 1, mailbox.prefixes[tier], keys.encode_plain(code, now, b"")
+        first, prefix = mailbox.last_id + 1, keys.messages(mailbox.incarnation, tier)
+        head = keys.encode_plain(code, now, b"")
         ids = range(first, first + len(payloads))
         values = [head + payload for payload in payloads]
         mailbox.pending.writes.update(zip([prefix + msg_id.to_bytes(8, "big") for msg_id in ids], values, strict=True))
@@ -166,7 +167,7 @@ class Messages:
         """As `read`, with the keys instead of the ids; `room` as in `chunk`."""
         if mailbox.tails[tier] <= after or mailbox.expires == 0:
             return iter(())
-        prefix = mailbox.prefixes[tier]
+        prefix = keys.messages(mailbox.incarnation, tier)
         if mailbox.latest:
             value = mailbox.pending.get(keys.latest(mailbox.incarnation))
             if value is not None:
@@ -266,7 +267,7 @@ class Messages:
     def abandoned(self, place: Pending, key: bytes, address: str, now: int) -> None:
         """A message is left in a mailbox that ended and whose sender wanted to hear of it: `key` is that of `asked`."""
         incarnation, tier, msg_id = keys.split_asked(key)
-        value = place.get(keys.messages(incarnation, tier) + keys.u64(msg_id))
+        value = place.get(keys.message(incarnation, tier, msg_id))
         latest = place.get(keys.latest(incarnation)) if value is None else None
         if latest is not None and keys.decode_latest(latest)[1] == msg_id:
             value = keys.decode_latest(latest)[2]
@@ -297,7 +298,7 @@ class Messages:
         if mailbox.latest:
             mailbox.pending.put(keys.latest(mailbox.incarnation), keys.encode_latest(tier, msg_id, left))
         else:
-            mailbox.pending.put(mailbox.prefixes[tier] + keys.u64(msg_id), left)
+            mailbox.pending.put(keys.message(mailbox.incarnation, tier, msg_id), left)
         if receipt == EXPIRED:
             mailbox.pending.delete(keys.asked(mailbox.incarnation, tier, msg_id))
         self._mailboxes.touch(mailbox)
@@ -337,7 +338,7 @@ class Messages:
     def _stored(self, mailbox: Mailbox, tier: int, msg_id: int) -> bytes | None:
         """One message, expired or not."""
         if not mailbox.latest:
-            return mailbox.pending.get(mailbox.prefixes[tier] + keys.u64(msg_id))
+            return mailbox.pending.get(keys.message(mailbox.incarnation, tier, msg_id))
         value = mailbox.pending.get(keys.latest(mailbox.incarnation))
         if value is not None:
             kept_tier, kept_id, value = keys.decode_latest(value)
@@ -364,7 +365,7 @@ class Messages:
         if mailbox.latest:
             mailbox.pending.delete(keys.latest(mailbox.incarnation))
         else:
-            mailbox.pending.delete(mailbox.prefixes[tier] + keys.u64(msg_id))
+            mailbox.pending.delete(keys.message(mailbox.incarnation, tier, msg_id))
         mailbox.counts[tier] -= 1
         mailbox.removals += 1
         if msg_id == mailbox.heads[tier]:
