@@ -8,6 +8,7 @@ import pytest
 
 from broker.inprocess import Broker, entries, pub
 from mq9_broker import mailboxes
+from mq9_broker.dialects import native
 
 
 class Counted(dict[str, Any]):
@@ -90,3 +91,22 @@ def test_a_mailbox_that_is_pushed_out_in_the_middle_of_a_command_is_the_same_for
     client.put("box", "two")
     answer = client.request("MAILBOX.QUERY.box")
     assert (entries(answer), answer["unread"]) == ([(2, "two")], 1)
+
+
+def test_what_subjects_mean_is_remembered_of_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_ROUTES", 16)
+    parsed: list[bytes] = []
+    parse = native.Native._parse
+    monkeypatch.setattr(
+        native.Native, "_parse", lambda self, subject: (parsed.append(subject), parse(self, subject))[1]
+    )
+    broker = Broker()
+    client = broker.client()
+    places = [client.create(name=f"box{number}")["mail_id"] for number in range(40)]
+    for number in range(3):
+        assert [client.put(place, "x") for place in places] == [number + 1] * 40
+    parsed.clear()
+    for place in places[-12:]:
+        client.put(place, "x")
+    assert parsed == []
+    assert all(client.query(place)[-1][1] == "x" for place in places)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from mq9_broker import addresses
 from mq9_broker.board import SUBJECT as CAPABILITY
@@ -25,7 +25,7 @@ from mq9_broker.patterns import MAX_PATTERNS, check_patterns
 from mq9_broker.session import Session
 
 _PREFIX = PREFIX.encode()
-_ROUTES = 8192
+_ROUTES = 16_384
 _LONGEST_ROUTE = 192
 _WANTED = 256
 _LONGEST_WANTED = 1024
@@ -38,8 +38,7 @@ _DOMAIN = len(PREFIX) + len("BROADCAST.")
 Operation = Callable[["Request"], bytes | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """What a subject means. `shown` is the address as it was given, `kept` the one it is kept under, `code` the
     priority in the subject (-1 none), `msg_id` that of a DELETE."""
 
@@ -158,7 +157,9 @@ class Native:
         # only broadcasts can be long, and they need not be remembered
         if len(subject) <= _LONGEST_ROUTE:
             if len(self._routes) >= _ROUTES:
-                self._routes.clear()
+                # the oldest go, not all of them: who comes to more places in turn than these finds some of them
+                for oldest in list(islice(self._routes, _ROUTES // 16)):
+                    del self._routes[oldest]
             self._routes[subject] = route
         return route
 
@@ -186,7 +187,7 @@ class Native:
             address, _, last = rest.rpartition(".")
             if last in CODES:
                 return Route(None, *self._address(address), CODES[last])
-            if (addresses.is_secret(address) or addresses.is_send_only(address)) and last:
+            if address and last and (addresses.is_secret(address) or addresses.is_send_only(address)):
                 raise Mq9Error(f"unknown priority {last!r}: use {', '.join(WORDS)}")
             return Route(None, *self._address(rest))
         raise _unknown(text)
