@@ -18,7 +18,8 @@ from mq9_broker.store.pending import Pending
 if TYPE_CHECKING:
     from mq9_broker.group import Group
 
-_IN_USE = 4096
+#: So many mailboxes that nobody listens to stay in memory, of a kilobyte each.
+_IN_USE = 16_384
 
 
 class Mailbox:
@@ -123,9 +124,9 @@ class Mailbox:
     @property
     def idle(self) -> bool:
         """Whether forgetting it loses nothing."""
-        return not (self.dirty or self.watchers or self.waiters or self.visible != self.last_id) and not any(
-            group.needed for group in self.groups.values()
-        )
+        if self.dirty or self.watchers or self.waiters or self.visible != self.last_id:
+            return False
+        return not (self.groups and any(group.needed for group in self.groups.values()))
 
     def load_counters(self, value: bytes | None) -> None:
         counters = [*keys.decode_counters(value or b"")]
@@ -158,8 +159,8 @@ class Mailboxes:
         self.remains = dict.fromkeys(self.places, keys.purge(0))
         self.unpurged = True
         self._in_use: dict[str, Mailbox] = {}
-        # how many the last eviction left
-        self._stayed = 0
+        # with so many in use some go, if that is more than _IN_USE
+        self._most = 0
         self._incarnation = keys.number(self.disk.get(keys.INCARNATION_KEY) or b"")
         self._stored_incarnation = self._incarnation
         self.dirty: list[Mailbox] = []
@@ -197,19 +198,19 @@ class Mailboxes:
         return None
 
     def _keep(self, mailbox: Mailbox) -> None:
-        # (those that are listened to stay, and are not looked through again for each that comes)
-        if len(self._in_use) >= max(_IN_USE, self._stayed * 9 // 8):
+        if len(self._in_use) >= max(_IN_USE, self._most):
             self._evict()
         self._in_use[mailbox.address] = mailbox
 
     def _evict(self) -> None:
-        # the oldest quarter goes, all at once, so that the cost per look-up stays constant
-        oldest = list(islice(self._in_use.values(), len(self._in_use) // 4))
+        # the oldest go, many at once and not so many that others wait: the cost per look-up stays constant
+        oldest = list(islice(self._in_use.values(), len(self._in_use) // 16 + 1))
         for mailbox in oldest:
             del self._in_use[mailbox.address]
             if not mailbox.idle:
                 self._in_use[mailbox.address] = mailbox
-        self._stayed = len(self._in_use)
+        # (those that are listened to stay, and are not looked through again for each that comes)
+        self._most = len(self._in_use) + len(oldest) // 4 + 1
 
     # living
 

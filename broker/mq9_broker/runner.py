@@ -46,8 +46,8 @@ _log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 1.0
 #: When Python looks for garbage (gc.set_threshold): little of what a broker makes is ever part of a cycle. Everybody
-#: waits meanwhile: a millisecond for 5,000 new objects.
-_GARBAGE = (5_000, 80, 100)
+#: waits meanwhile: a millisecond for 5,000 new objects, and for those that stay more, so these are not left to gather.
+_GARBAGE = (5_000, 2, 4_000)
 _ADDRESS_IN_USE = 6
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _BROKEN = 1

@@ -541,7 +541,7 @@ def test_a_store_that_is_opened_again_has_the_filters_and_the_memory_of_a_new_on
         log = (tmp_path / "s" / "LOG").read_text()
         store.close()
         assert "filter_policy: bloomfilter" in log
-        assert re.search(r"capacity : 134217728\n", log)
+        assert re.search(r"capacity : 117440512\n", log)
 
 
 def test_scans_find_everything_in_whatever_tables_it_is(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ _TOGETHER = 9
 def _options() -> Options:
     table = BlockBasedOptions()
     # mailboxes come in random order: each miss reads and unpacks a block, so these are small, and many stay
-    table.set_block_cache(Cache(128 * _MIB))
+    table.set_block_cache(Cache(112 * _MIB))
     table.set_block_size(4 * 1024)
     table.set_bloom_filter(10, False)
     # indexes and filters have no bound but the cache's; in parts, so that a miss reads 4 KiB and not hundreds
