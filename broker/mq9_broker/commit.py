@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 MAX_GATHERING = 16_777_216
 #: So many of those who send more than their share may go on in a turn.
 _AT_ONCE = 4
+#: What is left at the least of a share where many wait: less would be spent on taking turns.
+_LEAST = 0.5
 
 Leased = list[tuple[Group, list[int]]]
 Sealed = list[tuple[Mailbox, int, list[tuple[int, int, bytes]]]]
@@ -100,6 +102,11 @@ class Committer:
     def congested(self) -> bool:
         """Whether what gathers behind the batch on its way is enough: read no more until `when_ready`."""
         return self._flying is not None and self._hub.taken > MAX_GATHERING
+
+    @property
+    def share(self) -> float:
+        """Seconds of a turn for one client: where many wait each has less, and sooner again."""
+        return self._hub.share * max(_AT_ONCE / max(len(self._waiting), _AT_ONCE), _LEAST)
 
     def when_ready(self, resume: Callable[[], None]) -> None:
         """Call `resume` when others have been served and it is not congested; those who wait take turns."""

@@ -133,7 +133,7 @@ class Connection(asyncio.Protocol):
         hub, committer = self._hub, self._server.committer
         hub.taken += len(data)
         if self._turn != hub.turn or not self._pausable:
-            share = hub.share if self._pausable else max(hub.share, _SHARE_OF_TLS)
+            share = committer.share if self._pausable else max(hub.share, _SHARE_OF_TLS)
             self._turn, self._until = hub.turn, hub.elapsed() + share
         hub.until = self._until
         self._more = False

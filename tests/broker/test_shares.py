@@ -182,6 +182,21 @@ def test_a_stream_means_the_same_however_little_is_done_at_once(cuts: list[int],
     assert heard[0].count(b"heard twice") == 8
 
 
+def test_where_many_wait_each_has_a_smaller_share_and_sooner_again() -> None:
+    broker = Broker(clock=Stopwatch())
+    broker.hub.share = 0.02
+    senders = [broker.client() for _ in range(12)]
+    senders[0].create(name="box")
+    # (the stopwatch goes on by a millisecond for each)
+    for sender in senders:
+        sender.feed(pub("MAILBOX.box", b"x") * 50)
+    done = [sender.session.in_msgs for sender in senders[1:]]
+    assert 20 <= done[0] <= 21
+    assert 10 <= done[-1] <= 11
+    broker.settle()
+    assert [sender.session.in_msgs for sender in senders[1:]] == [50] * 11
+
+
 @pytest.mark.parametrize("subscribe", [b"SUB a %d\r\n", b"SUB a workers%d 9%d\r\n"])
 @pytest.mark.parametrize("sizes", [(1,), (1, 2)])
 def test_what_many_subscriptions_of_one_client_hear_is_done_in_pieces(
