@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from mq9_broker import headers, keys, wire
@@ -296,8 +298,9 @@ class Member(MailboxFeed):
         else:
             self.out += len(row)
             session.unconfirmed.append((group, ids, subscription))
-        holder = session, subscription
-        deliveries = [group.leases.begin(msg_id, tier, holder, deadline) for tier, msg_id, _ in row]
+        for tier, part in groupby(row, itemgetter(0)):
+            group.leases.begin([msg_id for _, msg_id, _ in part], tier, (session, subscription), deadline)
+        deliveries = group.leases.deliveries(ids)
         values = [value for _, _, value in row]
         written = b""
         if session.headers and len(row) > 1 == len({*deliveries}) and _are_plain(values):

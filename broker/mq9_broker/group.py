@@ -8,8 +8,9 @@ returned (they are given out again, in their place) or are doomed (they were giv
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from mq9_broker.deadletters import MAX_DELIVER, TERMINATED
 from mq9_broker.errors import Mq9Error
 from mq9_broker.leases import PUT_OFF, Connection, Holder, Lease, Leases
 from mq9_broker.mailboxes import Mailbox
-from mq9_broker.messages import EXAMINED
+from mq9_broker.messages import EXAMINED, ROW, cut, watched
 from mq9_broker.model import NEVER, TIERS, WATCHED
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ MAX_OUT = 1000
 MAX_WAITING = 1000
 UNUSED_FOR = 7 * 86_400_000
 _LOOK_AGAIN = 86_400_000
+#: Bytes that are read at once for who may not take all of them.
+_BYTES = 4096
 
 
 class Group:
@@ -47,6 +50,7 @@ class Group:
         "_doomed",
         "_holes",
         "_messages",
+        "_passed",
         "_receipts",
         "_returned",
         "_schedule",
@@ -75,6 +79,8 @@ class Group:
         self._upto = [0, 0, 0, 0]
         self._holes: dict[int, int] = {}
         self._ahead: dict[int, int] = {}
+        # of these, what the position went by with the last row that was taken
+        self._passed: set[int] = set()
         # holes whose message may have to be looked at when it is done: somebody wants a receipt
         self._asked: set[int] = set()
         # per tier (how many, up to which id) of the messages behind the position, as of so many removals
@@ -119,10 +125,25 @@ class Group:
 
         Each one taken must be leased or given back; the iterator may be left early.
         """
+        for tier, ids, values in self.rows(tiers, limit, upto, now, _BYTES):
+            taken = 0
+            try:
+                for msg_id, value in zip(ids, values, strict=True):
+                    taken += 1
+                    yield tier, msg_id, value
+            finally:
+                if taken < len(ids):
+                    self.give_back(tier, *ids[taken:])
+
+    def rows(
+        self, tiers: tuple[int, ...], limit: int, upto: int, now: int, size: int
+    ) -> Iterator[tuple[int, Sequence[int], list[bytes]]]:
+        """The same in rows, (tier, ids, encoded): each ends when it has `size` bytes or more. What is
+        given back is the end of the last row, and no more is taken then."""
         examined = 0
         self.unfinished = False
-        holes, ahead = self._holes, self._ahead
         for tier in tiers:
+            self._passed = set()
             returned = self._returned[tier]
             while returned and limit and returned[0] <= upto:
                 msg_id = heappop(returned)
@@ -135,30 +156,64 @@ class Group:
                 if value[0] >= WATCHED:
                     self._asked.add(msg_id)
                 limit -= 1
-                yield tier, msg_id, value
+                yield tier, [msg_id], [value]
             if not limit:
                 return
-            for msg_id, value in self._messages.read(self.mailbox, tier, self._upto[tier], upto):
-                examined += 1
-                if examined > EXAMINED:
-                    self.unfinished = True
-                    return
-                self._upto[tier] = msg_id
-                if (not ahead or ahead.pop(msg_id, None) is None) and (keys.expires_of(value) or NEVER) > now:
-                    count, last = self._counted[tier]
-                    if msg_id <= last:
-                        self._counted[tier] = count - 1, last
-                    holes[msg_id] = tier
-                    if value[0] >= WATCHED:
-                        self._asked.add(msg_id)
-                    limit -= 1
-                    yield tier, msg_id, value
-                if not limit:
-                    return
+            found = self._messages.scan(self.mailbox, tier, self._upto[tier], upto)
+            least = 0
+            while limit:
+                ids, values = cut(found, min(max(limit, least), EXAMINED - examined), size)
+                if not values:
+                    break
+                looked_at = len(values)
+                ids, values = self._pass(tier, ids, values, now)
+                # (where some have expired, many more in a row may have)
+                least = ROW if len(values) < looked_at else 0
+                examined += looked_at
+                if len(values) > limit:
+                    self.give_back(tier, *ids[limit:])
+                    ids, values = ids[:limit], values[:limit]
+                limit -= len(values)
+                if values:
+                    yield tier, ids, values
+            if not limit:
+                return
+            if examined >= EXAMINED and next(found, None) is not None:
+                self.unfinished = True
+                return
 
-    def give_back(self, tier: int, msg_id: int) -> None:
-        """Return what was taken and not leased."""
-        heappush(self._returned[tier], msg_id)
+    def _pass(self, tier: int, ids: Sequence[int], values: list[bytes], now: int) -> tuple[Sequence[int], list[bytes]]:
+        """The position goes by messages that lie ahead: those of them that are to be given out."""
+        self._upto[tier] = ids[-1]
+        ahead = self._ahead
+        passed = self._passed = {msg_id for msg_id in ids if ahead.pop(msg_id, None) is not None} if ahead else set()
+        if passed:
+            kept = [at for at, msg_id in enumerate(ids) if msg_id not in passed]
+            ids, values = [ids[at] for at in kept], [values[at] for at in kept]
+        ids, values = self._messages.living(ids, values, now)
+        self._asked.update(msg_id for msg_id, _ in watched(ids, values))
+        self._count(tier, ids, -1)
+        self._holes.update(dict.fromkeys(ids, tier))
+        return ids, values
+
+    def give_back(self, tier: int, *ids: int) -> None:
+        """Return what was taken last and not leased."""
+        if ids[-1] != self._upto[tier] or not self.leases.returns.keys().isdisjoint(ids):
+            for msg_id in ids:
+                heappush(self._returned[tier], msg_id)
+            return
+        # nobody ever had them: they lie ahead again, and what was acknowledged between them
+        self._upto[tier] = ids[0] - 1
+        self._ahead.update((msg_id, tier) for msg_id in self._passed if msg_id > ids[0])
+        self._count(tier, ids, 1)
+        for msg_id in ids:
+            del self._holes[msg_id]
+            self._asked.discard(msg_id)
+
+    def _count(self, tier: int, ids: Sequence[int], sign: int) -> None:
+        """What was counted of the messages that lie ahead of the position grows or shrinks by these."""
+        count, last = self._counted[tier]
+        self._counted[tier] = count + sign * bisect_right(ids, last), last
 
     def held(self, holder: Holder, upto: int, now: int, deadline: int) -> Iterator[tuple[int, int, bytes]]:
         """What a member has and has not acknowledged, up to the id `upto`, in priority order. The lease of each is
@@ -176,16 +231,16 @@ class Group:
 
     def acknowledge(self, msg_ids: list[int], now: int) -> None:
         """Done with messages that `check_acknowledge` allowed."""
-        holes, forget = self._holes, self.leases.forget
+        holes, consumes, asked = self._holes, self._consumes, self._asked
         for msg_id in msg_ids:
             tier = holes.get(msg_id)
             if tier is None:
                 self._acknowledge_ahead(msg_id, now)
                 continue
-            if self._consumes or msg_id in self._asked:
+            if consumes or msg_id in asked:
                 self._settle(tier, msg_id, now)
             del holes[msg_id]
-            forget(msg_id)
+        self.leases.forget(msg_ids)
         self._change()
 
     def _acknowledge_ahead(self, msg_id: int, now: int) -> None:
@@ -221,7 +276,7 @@ class Group:
             return
         limit = self.mailbox.settings.max_deliver
         # (a push without acknowledgements says nothing of what became of it: it does not kill)
-        if limit and lease.deadline < NEVER and self.leases.deliveries[msg_id] >= limit:
+        if limit and lease.deadline < NEVER and self.leases.returns[msg_id] >= limit:
             self._doomed[msg_id] = MAX_DELIVER
         else:
             heappush(self._returned[lease.tier], msg_id)
@@ -323,8 +378,8 @@ class Group:
 
     def has_more(self, tiers: tuple[int, ...], upto: int, now: int) -> bool:
         """Whether `take` would give something."""
-        for item in self.take(tiers, 1, upto, now):
-            self.give_back(item[0], item[1])
+        for tier, msg_id, _ in self.take(tiers, 1, upto, now):
+            self.give_back(tier, msg_id)
             return True
         return False
 
@@ -415,7 +470,7 @@ class Group:
         self._doomed = {msg_id: reason for msg_id, reason in doomed.items() if msg_id in self._holes}
         self.leases.keep(self._holes)
         self._order()
-        wanted = self.in_use or bool(self.leases.deliveries)
+        wanted = self.in_use or bool(self.leases.returns)
         if value is None and wanted:
             mailbox.group_count += 1
             self._change()
@@ -451,7 +506,7 @@ class Group:
     def _forget(self, msg_id: int) -> None:
         self._holes.pop(msg_id, None)
         self._asked.discard(msg_id)
-        self.leases.forget(msg_id)
+        self.leases.forget((msg_id,))
         self._change()
 
     def _change(self) -> None:

@@ -76,13 +76,20 @@ class Groups:
 
 def check_acknowledge(group: Group | None, mailbox: Mailbox, msg_ids: list[int], holder: Holder) -> None:
     """Mq9Error when one of these can't be acknowledged by `holder`. `group` is None when it does not exist yet."""
-    for msg_id in msg_ids:
+    for msg_id in msg_ids if _wrong(group, mailbox, msg_ids, holder) else ():
         if msg_id > mailbox.last_id:
             raise Mq9Error(f"message {msg_id} does not exist: the newest is {mailbox.last_id}")
-        if group is not None and group.leases.held_by_other(msg_id, holder):
+        if group is not None and group.leases.held_by_other((msg_id,), holder):
             raise Mq9Error(f"message {msg_id} is leased to another member of the group")
     if len(msg_ids) + (group.ahead if group is not None else 0) > MAX_AHEAD:
         raise Mq9Error(f"the group has too many acknowledgements ahead of its position, {MAX_AHEAD} at the most: FETCH")
+
+
+def _wrong(group: Group | None, mailbox: Mailbox, msg_ids: list[int], holder: Holder) -> bool:
+    """Whether one of these does not exist or is leased to somebody else."""
+    if msg_ids and max(msg_ids) > mailbox.last_id:
+        return True
+    return group is not None and group.leases.held_by_other(msg_ids, holder)
 
 
 def check_group(name: str) -> str:

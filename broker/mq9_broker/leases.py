@@ -5,7 +5,7 @@ All of it is in memory. A lease ends by an acknowledgement, by its time, or with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,9 +30,10 @@ Holder = tuple[Any, Hashable]
 PUT_OFF: Holder = (None, None)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lease:
-    """A message that is out: `holder` is (connection, member), `deadline` in ms."""
+    """What is out of one tier: `holder` is (connection, member), `deadline` in ms. Messages that were given out at once
+    share it: it never changes."""
 
     tier: int
     holder: Holder
@@ -42,58 +43,66 @@ class Lease:
 class Leases:
     """The leases of one group, in the order in which they were given."""
 
-    __slots__ = ("_claims", "_random", "deliveries", "out")
+    __slots__ = ("_claims", "_random", "out", "returns")
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._random = random
         # the one under which a message may be acknowledged, and the connection that knows it
         self._claims: dict[int, tuple[Connection, bytes]] = {}
         self.out: dict[int, Lease] = {}
-        #: how often a message was given out that is not done
-        self.deliveries: dict[int, int] = {}
+        #: how often a message came back that is not done
+        self.returns: dict[int, int] = {}
 
-    def begin(self, msg_id: int, tier: int, holder: Holder, deadline: int) -> int:
-        """Lease a message; gives how often it has been given out, this time included."""
-        self.out[msg_id] = Lease(tier, holder, deadline)
-        count = self.deliveries[msg_id] = self.deliveries.get(msg_id, 0) + 1
-        return count
+    def begin(self, msg_ids: Sequence[int], tier: int, holder: Holder, deadline: int) -> None:
+        """Lease messages of one tier."""
+        self.out.update(dict.fromkeys(msg_ids, Lease(tier, holder, deadline)))
+
+    def deliveries(self, msg_ids: Sequence[int]) -> list[int]:
+        """How often each of these has been given out, the time that begins or has begun included."""
+        if self.returns.keys().isdisjoint(msg_ids):
+            return [1] * len(msg_ids)
+        return [self.returns.get(msg_id, 0) + 1 for msg_id in msg_ids]
 
     def end(self, msg_id: int) -> Lease | None:
-        """It is not out any more; its deliveries stay counted."""
-        return self.out.pop(msg_id, None)
+        """It is not out any more, and has come back."""
+        lease = self.out.pop(msg_id, None)
+        if lease is not None and lease.holder != PUT_OFF:
+            self.returns[msg_id] = self.returns.get(msg_id, 0) + 1
+        return lease
 
     def undo(self, msg_id: int) -> Lease | None:
         """It was never given out: the answer that said so did not go out."""
-        count = self.deliveries.get(msg_id, 0)
-        if count > 1:
-            self.deliveries[msg_id] = count - 1
-        else:
-            self.deliveries.pop(msg_id, None)
-        return self.end(msg_id)
+        lease = self.out.pop(msg_id, None)
+        if lease is None or lease.holder == PUT_OFF:
+            # it came back since
+            count = self.returns.pop(msg_id, 0)
+            if count > 1:
+                self.returns[msg_id] = count - 1
+        return lease
 
-    def forget(self, msg_id: int) -> None:
-        """It is done."""
-        self.out.pop(msg_id, None)
-        self.deliveries.pop(msg_id, None)
-        if self._claims:
-            self._drop_claim(msg_id)
+    def forget(self, msg_ids: Iterable[int]) -> None:
+        """They are done."""
+        out, returns, claims = self.out, self.returns, self._claims
+        for msg_id in msg_ids:
+            out.pop(msg_id, None)
+            if returns:
+                returns.pop(msg_id, None)
+            if claims:
+                self._drop_claim(msg_id)
 
     def keep(self, msg_ids: Container[int]) -> None:
         """Everything else is done."""
-        for msg_id in {*self.deliveries, *self._claims}:
-            if msg_id not in msg_ids:
-                self.forget(msg_id)
+        self.forget([msg_id for msg_id in {*self.out, *self.returns, *self._claims} if msg_id not in msg_ids])
 
     def prolong(self, msg_id: int, deadline: int) -> None:
         """Let a lease end later; it counts as the newest."""
         lease = self.out.pop(msg_id)
-        lease.deadline = deadline
-        self.out[msg_id] = lease
+        self.out[msg_id] = Lease(lease.tier, lease.holder, deadline)
 
-    def held_by_other(self, msg_id: int, holder: Holder) -> bool:
-        """Whether somebody else has it."""
-        lease = self.out.get(msg_id)
-        return lease is not None and lease.holder not in (holder, PUT_OFF)
+    def held_by_other(self, msg_ids: Iterable[int], holder: Holder) -> bool:
+        """Whether somebody else has one of these."""
+        leases = {*map(self.out.get, msg_ids)}
+        return any(lease is not None and lease.holder not in (holder, PUT_OFF) for lease in leases)
 
     def elsewhere(self, msg_ids: Iterable[int], connection: Connection) -> list[int]:
         """Those of these that are leased to another connection."""

@@ -18,6 +18,8 @@ LATER = -1
 EXAMINED = 4000
 #: So many messages are worth to be read ahead.
 _MANY = 64
+#: How many are looked at in a row at least, where some of them may not count.
+ROW = 16
 #: Headers of a stored message that the broker looks at.
 KEY = b"mq9-key"
 TAGS = b"mq9-tags"
@@ -146,24 +148,13 @@ class Messages:
 
     def read(self, mailbox: Mailbox, tier: int, after: int, upto: int) -> Iterator[tuple[int, bytes]]:
         """(id, encoded message) of a tier with after < id <= upto, in order, expired ones included."""
-        return ((_id_of(key), value) for key, value in self._scan(mailbox, tier, after, upto))
+        return ((_id_of(key), value) for key, value in self.scan(mailbox, tier, after, upto))
 
     def chunk(self, mailbox: Mailbox, tier: int, after: int, upto: int, room: int) -> tuple[Sequence[int], list[bytes]]:
         """(ids, encoded messages) as `read` gives them one by one, until these have `room` bytes or more."""
-        stored: list[bytes] = []
-        values: list[bytes] = []
-        for key, value in self._scan(mailbox, tier, after, upto, room):
-            stored.append(key)
-            values.append(value)
-            room -= len(value)
-            if room <= 0:
-                break
-        if not stored:
-            return (), values
-        ids = range(_id_of(stored[0]), _id_of(stored[-1]) + 1)
-        return ids if len(ids) == len(stored) else [*map(_id_of, stored)], values
+        return cut(self.scan(mailbox, tier, after, upto, room), None, room)
 
-    def _scan(self, mailbox: Mailbox, tier: int, after: int, upto: int, room: int = 0) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, mailbox: Mailbox, tier: int, after: int, upto: int, room: int = 0) -> Iterator[tuple[bytes, bytes]]:
         """As `read`, with the keys instead of the ids; `room` as in `chunk`."""
         if mailbox.tails[tier] <= after or mailbox.expires == 0:
             return iter(())
@@ -188,6 +179,13 @@ class Messages:
             # what was consumed from the head is not looked through again
             mailbox.heads[tier] = _id_of(begin[0])
         return chain((begin,), found)
+
+    def living(self, ids: Sequence[int], values: list[bytes], now: int) -> tuple[Sequence[int], list[bytes]]:
+        """Those in a row that have not expired."""
+        if not self._schedule.behind(now):
+            return ids, values
+        kept = [at for at, value in enumerate(values) if (keys.expires_of(value) or NEVER) > now]
+        return [ids[at] for at in kept], [values[at] for at in kept]
 
     def get(self, mailbox: Mailbox, tier: int, msg_id: int, now: int) -> bytes | None:
         """One message, encoded; None when it is gone or expired."""
@@ -381,6 +379,30 @@ def due_kind(value: bytes) -> bytes:
 
 def _nobody_asked(address: str, msg_id: int, value: bytes, reason: str, now: int) -> None:
     return
+
+
+def cut(found: Iterator[tuple[bytes, bytes]], limit: int | None, size: int) -> tuple[Sequence[int], list[bytes]]:
+    """(ids, encoded messages) of the next of a scan, up to `limit`, until these have `size` bytes or more."""
+    stored: list[bytes] = []
+    values: list[bytes] = []
+    for key, value in islice(found, limit):
+        stored.append(key)
+        values.append(value)
+        size -= len(value)
+        if size <= 0:
+            break
+    if not stored:
+        return (), values
+    ids = range(_id_of(stored[0]), _id_of(stored[-1]) + 1)
+    return ids if len(ids) == len(stored) else [*map(_id_of, stored)], values
+
+
+def watched(ids: Sequence[int], values: list[bytes]) -> list[tuple[int, bytes]]:
+    """(id, encoded message) of those in a row that are watched."""
+    # (the first byte says so, and is what the greatest has most of)
+    if not values or max(values)[0] < WATCHED:
+        return []
+    return [(msg_id, value) for msg_id, value in zip(ids, values, strict=True) if value[0] >= WATCHED]
 
 
 def _id_of(key: bytes) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Iterator, Sequence
 from json.encoder import encode_basestring
 
 from mq9_broker import headers, keys
@@ -13,14 +14,15 @@ from mq9_broker.group import MAX_WAITING, Group
 from mq9_broker.groups import check_acknowledge, check_group
 from mq9_broker.hub import Hub
 from mq9_broker.mailboxes import Mailbox
-from mq9_broker.messages import EXAMINED, TAGS
-from mq9_broker.model import NEVER, TIER_NAMES, TIERS, WATCHED, WORDS, Message
+from mq9_broker.messages import EXAMINED, ROW, TAGS, Messages, cut, watched
+from mq9_broker.model import TIER_NAMES, TIERS, WORDS, Message
 from mq9_broker.session import Session
 from mq9_broker.timers import Timer
 
 MAX_WAIT_MS = 300_000
 _REST = 512  # what a reply holds beside its messages
 _MAX_ID = 1 << 62
+_WAITING = ',"waiting":{' + ",".join(f'"{name}":%d' for name in TIER_NAMES) + "}"
 #: By wire code.
 _PLAIN = tuple(
     b'{"msg_id":%d,"payload":%b,"priority":"' + word.encode() + b'","headers":%b,"create_time":%d}' for word in WORDS
@@ -110,24 +112,23 @@ class Fetch:
         return bool(found) or (more and not self._wanted and not self.unfinished)
 
     def _plain(self, upto: int, now: int) -> tuple[list[bytes], bool]:
-        page = Page(self._reader.room, self._wanted)
-        examined = 0
+        reader = self._reader
+        page, look = Page(reader.room, self._wanted), Look(reader.messages)
         self.unfinished = False
         for tier in TIERS:
-            for msg_id, value in self._reader.messages.read(self.mailbox, tier, self._after[tier], upto):
-                examined += 1
-                if examined > EXAMINED:
-                    self.unfinished = True
+            for ids, values in look.rows(self.mailbox, tier, self._after[tier], upto, page):
+                last = ids[-1]
+                ids, values = reader.messages.living(ids, values, now)
+                fit = page.add(ids, values, [0] * len(ids))
+                reader.delivered(self.mailbox, "", ids[:fit], values[:fit])
+                if fit < len(ids):
                     return page.found, True
-                if (keys.expires_of(value) or NEVER) <= now:
-                    if not page.found:
-                        # the next look does not come by it again
-                        self._after[tier] = msg_id
-                    continue
-                if not (page.left and page.add(as_json(msg_id, value))):
-                    return page.found, True
-                if value[0] >= WATCHED:
-                    self._reader.hub.delivered(self.mailbox, "", msg_id, value)
+                if not page.found:
+                    # the next look does not come by it again
+                    self._after[tier] = last
+            if look.over:
+                self.unfinished = True
+                return page.found, True
         return page.found, False
 
     def _of_group(self, group: Group, upto: int, now: int) -> tuple[list[bytes], bool]:
@@ -138,18 +139,17 @@ class Fetch:
         deadline = now + self.mailbox.settings.ack_wait * 1000
         if self.named:
             for _, msg_id, value in group.held(self.holder, upto, now, deadline):
-                if not page.add(as_json(msg_id, value, leases.deliveries[msg_id])):
+                if not page.add([msg_id], [value], leases.deliveries([msg_id])):
                     return page.found, True
         wanted = min(page.left + 1, group.room)
-        for tier, msg_id, value in group.take(TIERS, wanted, upto, now):
-            deliveries = leases.deliveries.get(msg_id, 0) + 1
-            if not page.add(as_json(msg_id, value, deliveries)):
-                group.give_back(tier, msg_id)
+        for tier, ids, values in group.rows(TIERS, wanted, upto, now, page.room):
+            fit = page.add(ids, values, leases.deliveries(ids))
+            leases.begin(ids[:fit], tier, self.holder, deadline)
+            self.given += ids[:fit]
+            self._reader.delivered(self.mailbox, group.name, ids[:fit], values[:fit])
+            if fit < len(ids):
+                group.give_back(tier, *ids[fit:])
                 return self._leased(group, page, deadline), True
-            leases.begin(msg_id, tier, self.holder, deadline)
-            self.given.append(msg_id)
-            if value[0] >= WATCHED:
-                self._reader.hub.delivered(self.mailbox, group.name, msg_id, value)
         self.unfinished = group.unfinished
         more = self.unfinished or (self._wanted > 0 >= group.room and group.has_more(TIERS, upto, now))
         return self._leased(group, page, deadline), more
@@ -176,21 +176,49 @@ class Fetch:
 class Page:
     """Messages that fit into one reply: at most `limit`, and the bytes there are. One alone always fits."""
 
-    __slots__ = ("_room", "found", "left")
+    __slots__ = ("found", "left", "room")
 
     def __init__(self, room: int, limit: int) -> None:
-        self._room = room
+        self.room = room
         self.left = limit
         self.found: list[bytes] = []
 
-    def add(self, message: bytes) -> bool:
-        """Whether it found a place."""
-        self._room -= len(message) + 1
-        if not self.left or (self.found and self._room < 0):
-            return False
-        self.found.append(message)
-        self.left -= 1
-        return True
+    def add(self, ids: Sequence[int], values: list[bytes], deliveries: list[int]) -> int:
+        """How many of these messages found a place."""
+        for at, message in enumerate(map(as_json, ids, values, deliveries)):
+            self.room -= len(message) + 1
+            if not self.left or (self.found and self.room < 0):
+                return at
+            self.found.append(message)
+            self.left -= 1
+        return len(ids)
+
+
+class Look:
+    """A look through messages for one answer, that ends when enough of them have been looked at: `over`."""
+
+    __slots__ = ("_left", "_messages", "over")
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+        self._left = EXAMINED
+        self.over = False
+
+    def rows(
+        self, mailbox: Mailbox, tier: int, after: int, upto: int, page: Page
+    ) -> Iterator[tuple[Sequence[int], list[bytes]]]:
+        """(ids, encoded messages) of a tier with after < id <= upto, expired ones included, as the page has room."""
+        found = self._messages.scan(mailbox, tier, after, upto)
+        least = 0
+        while self._left:
+            ids, values = cut(found, min(max(page.left + 1, least), self._left), page.room)
+            if not values:
+                return
+            self._left -= len(values)
+            yield ids, values
+            # (where some did not count, many more in a row may not)
+            least = ROW
+        self.over = next(found, None) is not None
 
 
 class Reader:
@@ -213,32 +241,40 @@ class Reader:
             group = self.groups.find(mailbox, check_group(name))
             counts = group.waiting(mailbox.last_id, now) if group else self._stored(mailbox, now)
             waiting = _waiting(counts)
-        page = Page(self.room, limit)
+        page, look = Page(self.room, limit), Look(self.messages)
         following = ""
-        examined = 0
         only = self.messages.by_key(mailbox, key) if key else None
         while tier < len(TIERS) and limit and not following and (only or not key):
             last = after
             start, upto = after, mailbox.last_id
             if only is not None:
                 start, upto = (max(after, only[1] - 1), only[1]) if tier == only[0] else (0, 0)
-            for msg_id, value in self.messages.read(mailbox, tier, start, upto):
-                examined += 1
-                if examined > EXAMINED:
-                    following = f"{tier}.{last}"
+            for looked_at, values in look.rows(mailbox, tier, start, upto, page):
+                ids, values = self.messages.living(looked_at, values, now)
+                if since or tags:
+                    kept = [
+                        at
+                        for at, value in enumerate(values)
+                        if keys.created_of(value) >= since and (not tags or _tagged(value, tags))
+                    ]
+                    ids, values = [ids[at] for at in kept], [values[at] for at in kept]
+                fit = page.add(ids, values, [0] * len(ids))
+                self.delivered(mailbox, "", ids[:fit], values[:fit])
+                if fit < len(ids):
+                    place = looked_at.index(ids[fit])
+                    following = f"{tier}.{looked_at[place - 1] if place else last}"
                     break
-                expires, created = keys.expires_of(value) or NEVER, keys.created_of(value)
-                if expires > now and created >= since and (not tags or _tagged(value, tags)):
-                    if not page.add(as_json(msg_id, value)):
-                        following = f"{tier}.{last}"
-                        break
-                    if value[0] >= WATCHED:
-                        self.hub.delivered(mailbox, "", msg_id, value)
-                last = msg_id
+                last = looked_at[-1]
+            if look.over:
+                following = f"{tier}.{last}"
             tier, after = tier + 1, 0
         tail = f',"next":"{following}"' if following else ""
-        head = b'{"error":"","messages":[' + b",".join(page.found)
-        return head + f'],"unread":{self.messages.count(mailbox, now)}{tail}{waiting}}}'.encode()
+        return _reply(page.found, f'"unread":{self.messages.count(mailbox, now)}{tail}{waiting}')
+
+    def delivered(self, mailbox: Mailbox, group: str, ids: Sequence[int], values: list[bytes]) -> None:
+        """These are written to a reader; some may be watched."""
+        for msg_id, value in watched(ids, values):
+            self.hub.delivered(mailbox, group, msg_id, value)
 
     def fetch(self, fetch: Fetch, now: int) -> bytes | None:
         """The answer, or None when it comes later."""
@@ -260,8 +296,7 @@ class Reader:
         if fetch.grouped:
             group = fetch.group
             waiting = _waiting(group.waiting(upto, now) if group is not None else self._stored(fetch.mailbox, now))
-        tail = f'],"more":{"true" if more else "false"}{waiting}}}'
-        return b'{"error":"","messages":[' + b",".join(found) + tail.encode()
+        return _reply(found, f'"more":{"true" if more else "false"}{waiting}')
 
     def ack(self, session: Session, mailbox: Mailbox, fields: Fields, now: int) -> bytes:
         name, member = fields.text("group_name", limit=4096), fields.text("member", limit=256)
@@ -286,7 +321,7 @@ class Reader:
         return [min(count, MAX_WAITING) for count in self.messages.counts(mailbox, now)]
 
 
-def as_json(msg_id: int, value: bytes, deliveries: int = 0) -> bytes:
+def as_json(msg_id: int, value: bytes, deliveries: int) -> bytes:
     """A stored message as one compact JSON object."""
     if value[9:27] == keys.PLAIN:
         # nothing but a priority and a payload: no need to take it apart
@@ -316,6 +351,11 @@ def as_json(msg_id: int, value: bytes, deliveries: int = 0) -> bytes:
         block,
         message.created // 1000,
     )
+
+
+def _reply(found: list[bytes], rest: str) -> bytes:
+    """`found` is messages in JSON, with commas where one holds several."""
+    return b'{"error":"","messages":[%b],%b}' % (b",".join(found), rest.encode())
 
 
 def _headers(message: Message, deliveries: int) -> dict[str, str | list[str]] | None:
@@ -348,4 +388,4 @@ def _cursor(text: str) -> tuple[int, int]:
 
 
 def _waiting(counts: list[int]) -> str:
-    return ',"waiting":' + json.dumps(dict(zip(TIER_NAMES, counts, strict=True)), separators=(",", ":"))
+    return _WAITING % tuple(counts)
