@@ -13,7 +13,7 @@ from statistics import median
 from benchmarks.servers import nats_program, redis_program
 
 _SYNCS = 50
-_PACKAGES = ("mq9-mcp", "rocksdict", "uvloop", "mcp", "nats-py")
+_PACKAGES = ("mq9-mcp", "rocksdict", "uvloop", "orjson", "mcp", "nats-py")
 
 
 def describe() -> dict[str, str]:

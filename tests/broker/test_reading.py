@@ -1,4 +1,4 @@
-"""Messages in JSON: read in rows or one by one, everybody gets the same."""
+"""Messages in JSON: read in rows or one by one, by orjson or by json, everybody gets the same."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.inprocess import Broker, Client, FaultyStore, fetching, pub
+from mq9_broker.dialects.fields import Fields
+from mq9_broker.errors import Mq9Error
 from mq9_broker.model import Limits
 from mq9_broker.sweep import Sweep
 
@@ -173,3 +175,88 @@ def test_what_nobody_got_is_not_counted_though_its_reader_left_meanwhile() -> No
     broker.advance(2)
     (message,) = client.fetch("box", "g")["messages"]
     assert message["headers"] == {"mq9-deliveries": "1"}
+
+
+# ---- requests ----
+
+_number = st.one_of(
+    st.integers(),
+    st.integers(-(1 << 70), 1 << 70),
+    st.sampled_from([(1 << 63) - 1, 1 << 63, (1 << 64) - 1, 1 << 64, -(1 << 63), -(1 << 63) - 1, 10**400]),
+    st.floats(),
+)
+_json = st.recursive(
+    st.one_of(st.none(), st.booleans(), _number, st.text(st.characters(), max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.sampled_from("ab\ud800é"), inner)),
+    max_leaves=8,
+)
+_SEVERAL = [
+    b'{"a":1,"a":2}',
+    b'\xef\xbb\xbf{"a":1}',
+    '{"a":"é"}'.encode("utf-16"),
+    b'{"a":"\xff"}',
+    b'{"a":"\xed\xa0\x80"}',
+    b'{"a":-0,"b":-0.0}',
+    b'{"a":1e400}',
+    b'{"a":01}',
+    b'{"a":"\x01"}',
+    b'{"a":"\x7f"}',
+    b'{"a":' + b"[" * 300 + b"]" * 300 + b"}",
+    b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    b'{"a":' + b"1" * 5000 + b"}",
+    b'{"a":1}x',
+    b" \n\t{} ",
+    b"[1",
+    b"nul",
+    b"",
+]
+
+
+@settings(max_examples=400)
+@given(st.one_of(_json.map(lambda value: json.dumps({"a": value})), _json.map(json.dumps)).map(str.encode))
+def test_a_request_is_what_json_reads_in_it(payload: bytes) -> None:
+    read_in_both_ways(payload)
+
+
+@pytest.mark.parametrize("payload", _SEVERAL, ids=range(len(_SEVERAL)))
+def test_a_request_that_is_hardly_json_is_what_json_reads_in_it(payload: bytes) -> None:
+    read_in_both_ways(payload)
+
+
+def read_in_both_ways(payload: bytes) -> None:
+    try:
+        expected = json.loads(payload or b"{}")
+    except (ValueError, RecursionError):
+        with pytest.raises(Mq9Error, match="the request is not valid JSON"):
+            Fields.parse(payload)
+        return
+    if not isinstance(expected, dict):
+        with pytest.raises(Mq9Error, match="the request must be a JSON object"):
+            Fields.parse(payload)
+        return
+    found, wanted = Fields.parse(payload), Fields(expected)
+    assert repr(found._values) in (repr(expected), repr(rounded(expected)))
+    for read in ("boolean", "text", "nested"):
+        assert outcome(found, read, "a") == outcome(wanted, read, "a")
+    assert outcome(found, "integer", "a", 5, 0, 1 << 62) == outcome(wanted, "integer", "a", 5, 0, 1 << 62)
+    if repr(found._values) == repr(expected):
+        assert outcome(found, "ids", "a") == outcome(wanted, "ids", "a")
+
+
+def rounded(value: Any) -> Any:
+    """Integers of more than 64 bits as the floats that they are read as."""
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    huge = type(value) is int and not -(1 << 63) <= value < 1 << 64
+    return float(value) if huge and abs(value) < 10**308 else value
+
+
+def outcome(fields: Fields, read: str, *arguments: object) -> str:
+    """What a field is read as, or the rule it breaks; not how a number is written in that."""
+    try:
+        found = getattr(fields, read)(*arguments)
+    except Mq9Error as refused:
+        return refused.text.partition(", not ")[0]
+    return repr(found if read != "nested" else rounded(found._values))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
+
 from mq9_broker.errors import Mq9Error
 
 
@@ -21,9 +23,13 @@ class Fields:
         if not payload:
             return cls({})
         try:
-            values = json.loads(payload)
-        except (ValueError, RecursionError):
-            raise Mq9Error("the request is not valid JSON") from None
+            values = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            try:
+                # it takes what orjson does not: another encoding than UTF-8, half of a surrogate pair, NaN
+                values = json.loads(payload)
+            except (ValueError, RecursionError):
+                raise Mq9Error("the request is not valid JSON") from None
         if not isinstance(values, dict):
             raise Mq9Error(f"the request must be a JSON object, not {_kind(values)}")
         return cls(values)
@@ -36,10 +42,12 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, int) or isinstance(value, bool):
-            raise Mq9Error(f"{name} must be an integer, not {_shown(value)}")
-        if not low <= value <= high:
-            raise Mq9Error(f"{name} must be from {low} to {high}, not {_shown(value)}")
-        return value
+            # (an integer of more than 64 bits was read as a float)
+            if not isinstance(value, float) or abs(value) < 1 << 63:
+                raise Mq9Error(f"{name} must be an integer, not {_shown(value)}")
+        elif low <= value <= high:
+            return value
+        raise Mq9Error(f"{name} must be from {low} to {high}, not {_shown(value)}")
 
     def boolean(self, name: str) -> bool:
         value = self._values.get(name)

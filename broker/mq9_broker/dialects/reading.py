@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
-from json.encoder import encode_basestring
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+
+import orjson
 
 from mq9_broker import headers, keys
 from mq9_broker.dialects.fields import Fields
@@ -23,10 +24,6 @@ MAX_WAIT_MS = 300_000
 _REST = 512  # what a reply holds beside its messages
 _MAX_ID = 1 << 62
 _WAITING = ',"waiting":{' + ",".join(f'"{name}":%d' for name in TIER_NAMES) + "}"
-#: By wire code.
-_PLAIN = tuple(
-    b'{"msg_id":%d,"payload":%b,"priority":"' + word.encode() + b'","headers":%b,"create_time":%d}' for word in WORDS
-)
 
 
 class Fetch:
@@ -185,13 +182,24 @@ class Page:
 
     def add(self, ids: Sequence[int], values: list[bytes], deliveries: list[int]) -> int:
         """How many of these messages found a place."""
-        for at, message in enumerate(map(as_json, ids, values, deliveries)):
-            self.room -= len(message) + 1
-            if not self.left or (self.found and self.room < 0):
+        shown = as_json(ids[: self.left], values[: self.left], deliveries[: self.left])
+        if not shown:
+            return 0
+        whole = orjson.dumps(shown)[1:-1]
+        if len(whole) < self.room or len(shown) == 1:
+            return self._put(whole, len(shown))
+        for at, message in enumerate(shown):
+            if not self._put(orjson.dumps(message), 1):
                 return at
-            self.found.append(message)
-            self.left -= 1
-        return len(ids)
+        return len(shown)
+
+    def _put(self, messages: bytes, count: int) -> int:
+        if self.found and len(messages) >= self.room:
+            return 0
+        self.room -= len(messages) + 1
+        self.left -= count
+        self.found.append(messages)
+        return count
 
 
 class Look:
@@ -321,36 +329,53 @@ class Reader:
         return [min(count, MAX_WAITING) for count in self.messages.counts(mailbox, now)]
 
 
-def as_json(msg_id: int, value: bytes, deliveries: int) -> bytes:
-    """A stored message as one compact JSON object."""
-    if value[9:27] == keys.PLAIN:
-        # nothing but a priority and a payload: no need to take it apart
+def as_json(ids: Sequence[int], values: list[bytes], deliveries: list[int]) -> list[dict[str, object]]:
+    """Stored messages as JSON shows them; `deliveries` says how often each was given out, 0 that nobody counts."""
+    blocks = {count: {"mq9-deliveries": str(count)} if count else None for count in {*deliveries}}
+    if {value[9:27] for value in values} == {keys.PLAIN}:
+        # nothing but a priority and a payload: no need to take them apart
         try:
-            text = encode_basestring(value[27:].decode()).encode()
+            return [
+                {
+                    "msg_id": msg_id,
+                    "payload": value[27:].decode(),
+                    "priority": word,
+                    "headers": blocks[count],
+                    "create_time": second,
+                }
+                for msg_id, value, count, (word, second) in zip(ids, values, deliveries, _heads(values), strict=False)
+            ]
         except UnicodeDecodeError:
             pass
-        else:
-            block = b'{"mq9-deliveries":"%d"}' % deliveries if deliveries else b"null"
-            return _PLAIN[value[0]] % (msg_id, text, block, keys.created_of(value) // 1000)
-    message = keys.decode_message(value)
-    encoding = b""
+    return [
+        _shown(msg_id, keys.decode_message(value), count)
+        for msg_id, value, count in zip(ids, values, deliveries, strict=True)
+    ]
+
+
+def _heads(values: list[bytes]) -> Iterable[tuple[str, int]]:
+    """(priority, time in seconds) of each of these encoded messages."""
+    # (the least and the most by their first bytes, which are the priority and the time: mostly the same)
+    least, most = _head(min(values)), _head(max(values))
+    return repeat(least) if least == most else map(_head, values)
+
+
+def _head(value: bytes) -> tuple[str, int]:
+    return WORDS[value[0]], keys.created_of(value) // 1000
+
+
+def _shown(msg_id: int, message: Message, deliveries: int) -> dict[str, object]:
     try:
-        payload = encode_basestring(message.payload.decode()).encode()
+        payload = {"payload": message.payload.decode()}
     except UnicodeDecodeError:
-        payload = b'"' + b64encode(message.payload) + b'"'
-        encoding = b',"encoding":"base64"'
-    if not message.lines and not message.sender and not message.reply and message.hops is None:
-        block = b'{"mq9-deliveries":"%d"}' % deliveries if deliveries else b"null"
-    else:
-        block = json.dumps(_headers(message, deliveries), separators=(",", ":"), ensure_ascii=False).encode()
-    return b'{"msg_id":%d,"payload":%b%b,"priority":"%b","headers":%b,"create_time":%d}' % (
-        msg_id,
-        payload,
-        encoding,
-        WORDS[message.code].encode(),
-        block,
-        message.created // 1000,
-    )
+        payload = {"payload": b64encode(message.payload).decode(), "encoding": "base64"}
+    return {
+        "msg_id": msg_id,
+        **payload,
+        "priority": WORDS[message.code],
+        "headers": _headers(message, deliveries),
+        "create_time": message.created // 1000,
+    }
 
 
 def _reply(found: list[bytes], rest: str) -> bytes:
