@@ -37,7 +37,8 @@ def require(kept: object, text: str, *about: object) -> None:
 
 @dataclass(eq=False)
 class Sent:
-    """One send. `kept` when the broker said so or showed it, `refused` when it said no. Times in ms."""
+    """One send. `kept` when the broker said so or showed it, `refused` when it said no, `failed` when that was because
+    its store failed: until then the message took up room. Times in ms."""
 
     number: int
     box: Box
@@ -52,6 +53,7 @@ class Sent:
     msg_id: int = 0
     kept: bool = False
     refused: bool = False
+    failed: int = -1
     deleting: bool = False
     deleted: bool = False
 

@@ -246,8 +246,7 @@ class World:
 
         def answered(answer: dict[str, Any]) -> None:
             if answer["error"]:
-                sent.refused = True
-                self._check_refusal(box, answer["error"], max(filled, self._filled(box)))
+                self._refused(sent, answer["error"], filled)
             elif answer.get("duplicate"):
                 sent.refused = True
                 # (of those sent later, too: another client's may have had its turn before)
@@ -293,18 +292,23 @@ class World:
 
         def answered(answer: dict[str, Any]) -> None:
             if answer["error"]:
-                sent.refused = True
-                self._check_refusal(box, answer["error"], max(filled, self._filled(box)))
+                self._refused(sent, answer["error"], filled)
             else:
                 sent.kept = True
                 self.ledger.confirm(sent, answer["msg_id"], box)
 
         link.ask(subject, f"{sent.number} ", answered)
 
-    @staticmethod
-    def _filled(box: Box) -> int:
-        """How many may take up its room. (Those of a row may be handled behind what is said later, or be refused.)"""
-        return sum(not other.refused for other in box.sent)
+    def _refused(self, sent: Sent, error: str, filled: int) -> None:
+        """A send came to nothing. (Those of a row may be handled behind what is said later, or be refused.)"""
+        sent.refused = True
+        if "store cannot write" in error:
+            sent.failed = self.clock.now()
+        self._check_refusal(sent.box, error, max(filled, self._filled(sent.box)))
+
+    def _filled(self, box: Box) -> int:
+        """How many may take up its room, or may have until now."""
+        return sum(not other.refused or other.failed == self.clock.now() for other in box.sent)
 
     def _check_refusal(self, box: Box, error: str, filled: int = 0) -> None:
         """An error must have its reason. (A read that shares its turn with a write that fails fails with it.)"""
