@@ -323,22 +323,22 @@ class Member(MailboxFeed):
 class Hand:
     """The messages that a member is given at once, (tier, id, encoded) each: `most`, if it can take as many."""
 
-    __slots__ = ("_room", "_session", "member", "messages")
+    __slots__ = ("_session", "member", "messages", "room")
 
     def __init__(self, member: Member, most: int) -> None:
         subscription = member.subscription
         self.member = member
         self.messages: list[tuple[int, int, bytes]] = []
         self._session = subscription.session
-        self._room = min(most, MAX_UNCONFIRMED - member.out)
+        self.room = min(most, MAX_UNCONFIRMED - member.out)
         if subscription.limit:
-            self._room = min(self._room, subscription.limit - subscription.delivered)
+            self.room = min(self.room, subscription.limit - subscription.delivered)
 
     def take(self, message: tuple[int, int, bytes]) -> bool:
         """Add a message; whether the member can take another one after it."""
         self.messages.append(message)
         self._session.owed += len(message[2])
-        return self._session.owed < SLICE and len(self.messages) < self._room
+        return self._session.owed < SLICE and len(self.messages) < self.room
 
 
 class DirectoryFeed:

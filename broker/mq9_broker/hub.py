@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
+from itertools import islice, repeat
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -386,20 +386,23 @@ class Hub:
             shared = len({member.subscription.session for member in ready}) < len(ready)
             turns = deque(Hand(member, 1 if shared else MAX_UNCONFIRMED) for member in ready)
             tiers = tuple(sorted({tier for member in ready for tier in member.tiers}))
+            room = min(group.room, sum(hand.room for hand in turns))
             full: list[Hand] = []
-            nothing_left = True
-            for message in group.take(tiers, group.room, group.mailbox.visible, now):
-                if not (hand := _next(turns, message[0])):
-                    group.give_back(message[0], message[1])
-                    nothing_left = False
+            left = room
+            for tier, ids, values in group.rows(tiers, room, group.mailbox.visible, now, SLICE * len(ready)):
+                dealt = _deal(turns, full, tier, ids, values)
+                left -= dealt
+                if dealt < len(ids):
+                    group.give_back(tier, *ids[dealt:])
+                    left = 0
                     break
-                (turns if hand.take(message) else full).append(hand)
             for hand in (*full, *turns):
                 if hand.messages:
                     # it goes to the back: equal members take turns
                     group.members.move_to_end(hand.member)
                     hand.member.give(hand.messages, now)
-            if nothing_left:
+            if left:
+                # that was all
                 if group.unfinished:
                     self.stir(group.mailbox)
                 break
@@ -470,14 +473,18 @@ class Hub:
             session.out = kept
 
 
-def _next(turns: deque[Hand], tier: int) -> Hand | None:
-    """The first that reads this tier, taken out."""
-    if turns and tier in turns[0].member.tiers:
-        return turns.popleft()
-    hand = next((hand for hand in turns if tier in hand.member.tiers), None)
-    if hand is not None:
-        turns.remove(hand)
-    return hand
+def _deal(turns: deque[Hand], full: list[Hand], tier: int, ids: Sequence[int], values: list[bytes]) -> int:
+    """Deal messages of one tier to those that read it, in turns; gives how many. Who takes no more is `full`."""
+    for dealt, message in enumerate(zip(repeat(tier), ids, values)):
+        if turns and tier in turns[0].member.tiers:
+            hand = turns.popleft()
+        elif found := [hand for hand in turns if tier in hand.member.tiers]:
+            hand = found[0]
+            turns.remove(hand)
+        else:
+            return dealt
+        (turns if hand.take(message) else full).append(hand)
+    return len(ids)
 
 
 def covers_broadcasts(pattern: bytes) -> bool:
