@@ -104,10 +104,10 @@ class Leases:
         leases = {*map(self.out.get, msg_ids)}
         return any(lease is not None and lease.holder not in (holder, PUT_OFF) for lease in leases)
 
-    def elsewhere(self, msg_ids: Iterable[int], connection: Connection) -> list[int]:
-        """Those of these that are leased to another connection."""
-        leased = [(msg_id, lease.holder) for msg_id in msg_ids if (lease := self.out.get(msg_id)) is not None]
-        return [msg_id for msg_id, holder in leased if holder[0] is not connection and holder != PUT_OFF]
+    def elsewhere(self, msg_ids: Iterable[int], connection: Connection) -> bool:
+        """Whether another connection has one of these."""
+        holders = {lease.holder for lease in {*map(self.out.get, msg_ids)} if lease is not None}
+        return any(holder[0] is not connection and holder != PUT_OFF for holder in holders)
 
     def of(self, holder: Holder) -> list[int]:
         """What a holder has."""
