@@ -39,6 +39,7 @@ environment:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs until the client leaves or the process is told to stop. Exit codes: 0 done, 2 cannot run like this."""
+    _nothing_closed()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["demo"]:
         from mq9_mcp import demo
@@ -76,6 +77,9 @@ def _say(verb: str, arguments: Sequence[str]) -> int:
 def _serve_stdio(options: argparse.Namespace) -> int:
     if options.host is not None or options.port is not None or options.token_file is not None:
         print("mq9-mcp: --host, --port and --token-file go with --http: add it, or leave them out", file=sys.stderr)
+        return 2
+    if sys.stdin is None or sys.stdout is None:
+        print("mq9-mcp: stdin or stdout is closed, and MCP is spoken there: start it with both open", file=sys.stderr)
         return 2
     if sys.stdin.isatty():
         print(
@@ -131,6 +135,14 @@ def _serve_http(options: argparse.Namespace) -> int:
         )
         return 2
     return 0
+
+
+def _nothing_closed() -> None:
+    """Puts the null device where a standard stream is closed: the event loop's descriptors would come there, which
+    uvloop does not bear, and stray output into them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
 
 
 @contextmanager

@@ -190,3 +190,19 @@ def test_noise_on_stdin_is_survived(server: Broker, tmp_path: Path, noise: bytes
         assert answer["result"]["protocolVersion"] == "2025-06-18"
         process.stdin.close()
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_nobody_is_served_without_stdin_or_stdout(closed: str, tmp_path: Path) -> None:
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND]
+    environment = {**os.environ, "MQ9_DATA_DIR": str(tmp_path / "data")}
+    done = subprocess.run(command, env=environment, input=hello(), capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"mq9-mcp: stdin or stdout is closed")
+
+
+def test_a_client_that_closed_stderr_is_served(server: Broker, tmp_path: Path) -> None:
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND]
+    environment = {**os.environ, "MQ9_URL": server.url, "MQ9_DATA_DIR": str(tmp_path / "data")}
+    done = subprocess.run(command, env=environment, input=hello(), stdout=subprocess.PIPE, timeout=20)
+    assert (json.loads(done.stdout)["id"], done.returncode) == (7, 0)
