@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from mcp.shared._stream_protocols import ReadStream, WriteStream
 
 CHUNK = 1 << 16  # bytes that are read at once
+AHEAD = 1000  # messages that wait to be written when no more are taken: whoever asks has to read, too
 
 
 @asynccontextmanager
 async def streams() -> AsyncIterator[tuple[ReadStream[SessionMessage | Exception], WriteStream[SessionMessage]]]:
     """Standard input and output, for the server alone: what anybody else prints goes to stderr, and there is nothing to
-    read for others. Where one of them is no pipe and no socket, and on Windows, the SDK serves both its own way."""
+    read for others. Where one of them is no pipe and no socket or is stderr, too, and on Windows, the SDK serves both
+    its own way."""
     if sys.platform == "win32" or not (_is_stream(0) and _is_stream(1)):
         async with stdio_server() as pair:
             yield pair
@@ -44,7 +46,8 @@ async def streams() -> AsyncIterator[tuple[ReadStream[SessionMessage | Exception
     for descriptor, _ in blocking:
         os.set_blocking(descriptor, False)
     try:
-        yield Incoming(reading), Outgoing(writing)
+        outgoing = Outgoing(writing)
+        yield Incoming(reading, outgoing), outgoing
     finally:
         for descriptor, before in blocking:
             os.set_blocking(descriptor, before)  # not ours alone: a shell may have others read and write them after us
@@ -66,10 +69,14 @@ class _End:
 
 
 class Incoming(_End):
-    """The messages that come, one a line. What is no message comes as the error that says so."""
+    """The messages that come, one a line. What is no message comes as the error that says so.
 
-    def __init__(self, descriptor: int) -> None:
+    `outgoing` is where they are answered.
+    """
+
+    def __init__(self, descriptor: int, outgoing: Outgoing) -> None:
         self._descriptor = descriptor
+        self._outgoing = outgoing
         self._loop = asyncio.get_running_loop()
         self._lines: deque[bytes] = deque()
         self._begun: list[bytes] = []  # pieces of a line that has not ended
@@ -79,6 +86,7 @@ class Incoming(_End):
 
     async def receive(self) -> SessionMessage | Exception:
         """Raises EndOfStream when no more will come."""
+        await self._outgoing.room()
         while not self._lines:
             if self._ended:
                 raise anyio.EndOfStream
@@ -140,13 +148,19 @@ class Outgoing(_End):
 
     async def send(self, item: SessionMessage, /) -> None:
         """Waits while there is no room. Raises BrokenResourceError when nobody is there to read."""
-        line = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
         async with self._writing:
+            line = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
             rest = line[self._write(line) :]
             while rest:
                 with anyio.CancelScope(shield=len(rest) < len(line)):  # half a line would spoil all that follow
                     await anyio.wait_writable(self._descriptor)
                     rest = rest[self._write(rest) :]
+
+    async def room(self) -> None:
+        """Waits while AHEAD messages wait, until those are written."""
+        if self._writing.locked() and self._writing.statistics().tasks_waiting >= AHEAD:
+            async with self._writing:
+                pass
 
     def _write(self, data: bytes) -> int:
         try:
@@ -158,5 +172,6 @@ class Outgoing(_End):
 
 
 def _is_stream(descriptor: int) -> bool:
+    """Whether it is a pipe or a socket, and a log line is not lost when that does not block."""
     mode = os.fstat(descriptor).st_mode
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+    return (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) and not os.path.sameopenfile(descriptor, 2)

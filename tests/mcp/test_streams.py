@@ -14,7 +14,7 @@ import pytest
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification
 
-from mq9_mcp.stdio import CHUNK, Incoming, Outgoing
+from mq9_mcp.stdio import AHEAD, CHUNK, Incoming, Outgoing
 
 pytestmark = pytest.mark.anyio
 
@@ -135,7 +135,7 @@ async def test_what_comes_is_read_by_lines(ends: tuple[int, int], step: int) -> 
 
     async with anyio.create_task_group() as tg:
         tg.start_soon(anyio.to_thread.run_sync, write)
-        incoming = Incoming(reading)
+        incoming = Incoming(reading, Outgoing(writing))
         items = [item async for item in incoming]
     assert [isinstance(item, ValueError) for item in items] == [False, True, False, True, False]
     assert [text_of(item) for item in items[::2]] == ["é", "x" * 300, "\N{SNOWMAN}"]
@@ -145,12 +145,12 @@ async def test_what_comes_is_read_by_lines(ends: tuple[int, int], step: int) -> 
 
 async def test_what_is_no_utf8_is_replaced(ends: tuple[int, int]) -> None:
     os.write(ends[1], line("x").replace(b'"x"}', b'"\xff"}'))
-    assert text_of(await Incoming(ends[0]).receive()) == "\N{REPLACEMENT CHARACTER}"
+    assert text_of(await Incoming(ends[0], Outgoing(ends[1])).receive()) == "\N{REPLACEMENT CHARACTER}"
 
 
 async def test_what_nobody_receives_is_not_read(ends: tuple[int, int]) -> None:
     reading, writing = ends
-    incoming = Incoming(reading)
+    incoming = Incoming(reading, Outgoing(writing))
     os.set_blocking(writing, False)
     os.write(writing, line("first"))
     assert text_of(await incoming.receive()) == "first"
@@ -167,6 +167,39 @@ async def test_what_nobody_receives_is_not_read(ends: tuple[int, int]) -> None:
     for _ in range(written // len(data)):
         assert text_of(await incoming.receive()) == "x" * 1000
     await incoming.aclose()
+
+
+async def test_who_reads_no_answers_cannot_go_on_asking(ends: tuple[int, int], outgoing: Outgoing) -> None:
+    asked, asking = os.pipe()
+    os.set_blocking(asking, False)
+    questions = [f"{number}".ljust(1000) for number in range(3 * AHEAD)]
+    received = 0
+
+    async def ask() -> None:
+        asker = Outgoing(asking)
+        for question in questions:
+            await asker.send(said(question))
+        os.close(asking)
+
+    async def answer() -> None:
+        nonlocal received
+        async for item in Incoming(asked, outgoing):
+            assert isinstance(item, SessionMessage)
+            received += 1
+            tg.start_soon(outgoing.send, item)
+
+    expected = b"".join(map(line, questions))
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(ask)
+            tg.start_soon(answer)
+            before = 0
+            while received <= AHEAD or received > before:  # until no more is taken
+                before = received
+                await anyio.sleep(0.1)
+            assert received < 2 * AHEAD
+            assert await read(ends[0], len(expected)) == expected
+    os.close(asked)
 
 
 ECHO = """
@@ -206,3 +239,20 @@ def test_one_socket_for_both_is_left_as_it_was() -> None:
         _, complaint = process.communicate(timeout=20)
         assert (ours.recv(CHUNK), complaint, process.returncode) == (line("x"), b"stray b''\n", 0)
         assert os.get_blocking(theirs.fileno())
+
+
+LOG = """
+import anyio, sys
+from mq9_mcp import stdio
+async def log():
+    async with stdio.streams() as (incoming, outgoing), incoming, outgoing:
+        sys.stderr.write("x" * 5_000_000)
+anyio.run(log)
+"""
+
+
+def test_nothing_that_is_logged_where_the_answers_go_is_lost() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOG], input=b"", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=20
+    )
+    assert (done.stdout == b"x" * 5_000_000, done.returncode) == (True, 0)
