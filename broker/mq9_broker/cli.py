@@ -97,11 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mq9_broker.config import Config, load
     from mq9_broker.errors import StartError
     from mq9_broker.logs import set_up_logging
+    from mq9_broker.process import open_standard_streams
     from mq9_broker.runner import run
 
     def settings() -> Config:
         return load(file, os.environ, flags)
 
+    open_standard_streams()
     try:
         config = settings()
         set_up_logging(config.log_level)

@@ -27,6 +27,14 @@ def resident() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+def open_standard_streams() -> None:
+    """Put the null device where a standard stream is closed: the first files and sockets would come there, and stray
+    output into them; uvloop aborts a process over such at its end."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+
+
 def processors() -> int:
     """How many cores this process may run on; where the system does not tell, how many there are."""
     if sys.platform == "linux":

@@ -854,3 +854,19 @@ async def test_a_client_library_through_a_crowd(connect: Connect, web: tuple[Bro
         client.close()
     got = [await news.next_msg(timeout=5) for _ in range(20)]
     assert [int(message.data) for message in got] == list(range(20))
+
+
+def test_a_broker_without_standard_streams_serves_and_ends_when_it_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mq9.sock"
+    command = [sys.executable, "-m", "mq9_broker", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command, "--socket", str(path)]
+    with subprocess.Popen(closed) as process:
+        try:
+            assert eventually(path.exists, within=15)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(10)
+                client.connect(str(path))
+                assert client.recv(4096).startswith(b"INFO ")
+        finally:
+            process.terminate()
+        assert process.wait(10) == 0
