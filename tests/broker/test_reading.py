@@ -223,6 +223,12 @@ def test_a_request_that_is_hardly_json_is_what_json_reads_in_it(payload: bytes) 
     read_in_both_ways(payload)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1.5", "1e3"])
+def test_what_is_no_integer_is_called_so(number: str) -> None:
+    with pytest.raises(Mq9Error, match="a must be an integer, not"):
+        Fields.parse(b'{"a":%b}' % number.encode()).integer("a", 5, 0, 9)
+
+
 def read_in_both_ways(payload: bytes) -> None:
     try:
         expected = json.loads(payload or b"{}")

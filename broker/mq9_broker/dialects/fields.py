@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import orjson
@@ -43,7 +44,7 @@ class Fields:
             return default
         if not isinstance(value, int) or isinstance(value, bool):
             # (an integer of more than 64 bits was read as a float)
-            if not isinstance(value, float) or abs(value) < 1 << 63:
+            if not isinstance(value, float) or not 1 << 63 <= abs(value) < math.inf:
                 raise Mq9Error(f"{name} must be an integer, not {_shown(value)}")
         elif low <= value <= high:
             return value
