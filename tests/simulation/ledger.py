@@ -355,7 +355,9 @@ class Ledger:
         require(not box.latest or len(found) <= 1, "more than the newest:", box, ranks)
         for identity, rank in look.required.items():
             if full or (ranks and rank < ranks[-1]):
-                require(identity in found, "lost:", box, identity, "shown are", list(found))
+                # (what somebody was given in between, and confirmed, may be consumed)
+                kept = identity in found or (box.retain_ack and identity not in self.required(box, now))
+                require(kept, "lost:", box, identity, "shown are", list(found))
         return found
 
     def check_living(self, identity: Identity, when: int, deleted: bool) -> None:
