@@ -192,6 +192,8 @@ class Connection(asyncio.Protocol):
     def _leave(self) -> None:
         self._hub.leave(self.session)
         self._server.left(self)
+        # (session and connection refer to one another: they would stay until Python looks for garbage, hours later)
+        self.session.transport = _GONE
 
     # who it is
 
@@ -315,6 +317,31 @@ class Connection(asyncio.Protocol):
                 return
             session.ping()
         self._timer = self._hub.timers.at(now + limits.ping_interval * 1000, self._check)
+
+
+class _Gone:
+    """The transport of a client that is not there any more."""
+
+    def write(self, data: bytes) -> None:
+        return
+
+    def buffered(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        return
+
+    def abort(self) -> None:
+        return
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def announced(self, options: dict[str, Any]) -> None:
+        return
+
+
+_GONE = _Gone()
 
 
 class _First:

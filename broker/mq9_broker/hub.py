@@ -222,6 +222,7 @@ class Hub:
             self.router.tree.remove(subscription.subject, subscription)
         if feed is None:
             return
+        subscription.feed = None
         feed.close()
         subscription.session.behind.pop(feed, None)
         if isinstance(feed, DirectoryFeed):
@@ -363,6 +364,7 @@ class Hub:
         for waiter in list(mailbox.waiters):
             self.stop_waiting(waiter)
             waiter.session.reply(waiter.reply, error_reply(f"mailbox {waiter.shown} does not exist"))
+        mailbox.groups.clear()  # (each refers to it)
 
     def _serve(self, mailbox: Mailbox, now: int) -> None:
         for group in list(mailbox.groups.values()):

@@ -161,6 +161,8 @@ class Mailboxes:
         self._in_use: dict[str, Mailbox] = {}
         # with so many in use some go, if that is more than _IN_USE
         self._most = 0
+        # those that went this turn and have groups
+        self._pushed_out: list[Mailbox] = []
         self._incarnation = keys.number(self.disk.get(keys.INCARNATION_KEY) or b"")
         self._stored_incarnation = self._incarnation
         self.dirty: list[Mailbox] = []
@@ -209,6 +211,8 @@ class Mailboxes:
             del self._in_use[mailbox.address]
             if not mailbox.idle:
                 self._in_use[mailbox.address] = mailbox
+            elif mailbox.groups:
+                self._pushed_out.append(mailbox)
         # (those that are listened to stay, and are not looked through again for each that comes)
         self._most = len(self._in_use) + len(oldest) // 4 + 1
 
@@ -363,6 +367,12 @@ class Mailboxes:
             sealed.append((mailbox, mailbox.last_id, mailbox.fresh))
             mailbox.fresh = []
         self.dirty = []
+        # (a group refers to its mailbox: together they would stay until Python looks for garbage, hours later. What is
+        # pushed out in the middle of an operation may come back with it)
+        for mailbox in self._pushed_out:
+            if self._in_use.get(mailbox.address) is not mailbox and mailbox.idle:
+                mailbox.groups.clear()
+        self._pushed_out = []
         return sealed
 
     def roll_back(self, touched: list[Mailbox]) -> list[Mailbox]:

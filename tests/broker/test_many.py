@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from broker.inprocess import Broker, entries, pub
 from mq9_broker import mailboxes
+from mq9_broker.connection import Connection
 from mq9_broker.dialects import native
+from mq9_broker.group import Group
+from mq9_broker.mailboxes import Mailbox
+from mq9_broker.session import Session, Subscription
 
 
 class Counted(dict[str, Any]):
@@ -91,6 +97,77 @@ def test_a_mailbox_that_is_pushed_out_in_the_middle_of_a_command_is_the_same_for
     client.put("box", "two")
     answer = client.request("MAILBOX.QUERY.box")
     assert (entries(answer), answer["unread"]) == ([(2, "two")], 1)
+
+
+@pytest.fixture
+def no_garbage_is_looked_for() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def living(kind: type) -> int:
+    return sum(type(each) is kind for each in gc.get_objects())
+
+
+@pytest.mark.usefixtures("few", "no_garbage_is_looked_for")
+def test_a_mailbox_that_is_pushed_out_is_freed_with_its_groups_at_once() -> None:
+    broker = Broker()
+    client = broker.client()
+    boxes = [client.mailbox() for _ in range(60)]
+    before = living(Group)
+    for number in (1, 2, 3):
+        for box in boxes:
+            client.put(box, "x")
+            assert entries(client.fetch(box, "g", ack=[number])) == []
+    assert living(Group) - before <= 20
+    assert living(Mailbox) <= 40
+    # and each goes on where it stood
+    for box in boxes:
+        client.put(box, "y")
+        assert entries(client.fetch(box, "g")) == [(4, "y")]
+
+
+@pytest.mark.usefixtures("no_garbage_is_looked_for")
+@pytest.mark.parametrize("ended", ["expired", "dropped"])
+def test_a_mailbox_that_ended_is_freed_with_its_groups_at_once(ended: str) -> None:
+    broker = Broker()
+    client = broker.client()
+    before = living(Group)
+    for _ in range(10):
+        box = client.mailbox(ttl=10, ack="explicit", ack_wait=1)
+        client.put(box, "x")
+        client.fetch(box, "g")
+        sid = client.subscribe(f"INBOX.{box}", "h")
+        assert len(client.take(sid)) == 1
+        if ended == "dropped":
+            client.request(f"MAILBOX.DROP.{box}")
+    broker.advance(20)
+    broker.advance(20)
+    assert living(Group) == before
+
+
+@pytest.mark.usefixtures("no_garbage_is_looked_for")
+def test_a_client_that_is_gone_is_freed_at_once() -> None:
+    broker = Broker()
+    client = broker.client()
+    client.create(name="box", ack="explicit")
+    before = living(Session), living(Connection), living(Subscription)
+    for _ in range(10):
+        other = broker.client()
+        for subject, queue in [("=foo", ""), ("INBOX.box", ""), ("INBOX.box", "g"), ("PUBLIC.LIST", "")]:
+            other.subscribe(subject, queue)
+        other.subscribe("BROADCAST.>")
+        client.put("box", "x")
+        other.fetch("box", "f")
+        other.ask("MSG.FETCH.box", {"group_name": "f", "config": {"max_wait_ms": 5000}})
+        other.transport.close()
+        broker.settle()
+        broker.clients.remove(other)
+        vars(other).clear()
+    broker.advance(1)
+    assert (living(Session), living(Connection), living(Subscription)) == before
 
 
 def test_what_subjects_mean_is_remembered_of_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
