@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.inprocess import Broker, Client, FaultyStore, fetching, pub
+from broker.inprocess import Broker, Client, FaultyStore, entries, fetching, pub
 from mq9_broker.dialects.fields import Fields
 from mq9_broker.errors import Mq9Error
 from mq9_broker.model import Limits
@@ -175,6 +175,19 @@ def test_what_nobody_got_is_not_counted_though_its_reader_left_meanwhile() -> No
     broker.advance(2)
     (message,) = client.fetch("box", "g")["messages"]
     assert message["headers"] == {"mq9-deliveries": "1"}
+
+
+def test_a_look_for_few_among_large_ones_goes_on_with_the_next_request() -> None:
+    broker = Broker()
+    client = broker.client()
+    client.create(name="box")
+    for _ in range(20):
+        client.put("box", "x" * 1_000_000)
+    client.put("box", "wanted", tags="a")
+    first = client.request("MAILBOX.QUERY.box", {"tags": ["a"]})
+    assert first["messages"] == []
+    second = client.request("MAILBOX.QUERY.box", {"tags": ["a"], "after": first["next"]})
+    assert (entries(second), "next" in second) == ([(21, "wanted")], False)
 
 
 # ---- requests ----

@@ -23,6 +23,8 @@ from mq9_broker.timers import Timer
 MAX_WAIT_MS = 300_000
 _REST = 512  # what a reply holds beside its messages
 _MAX_ID = 1 << 62
+#: Bytes that take as long to look at as a small message.
+_LARGE = 4096
 _WAITING = ',"waiting":{' + ",".join(f'"{name}":%d' for name in TIER_NAMES) + "}"
 
 
@@ -203,7 +205,8 @@ class Page:
 
 
 class Look:
-    """A look through messages for one answer, that ends when enough of them have been looked at: `over`."""
+    """A look through messages for one answer, that ends when enough of them have been looked at: `over`. One that is
+    large counts as several."""
 
     __slots__ = ("_left", "_messages", "over")
 
@@ -218,11 +221,11 @@ class Look:
         """(ids, encoded messages) of a tier with after < id <= upto, expired ones included, as the page has room."""
         found = self._messages.scan(mailbox, tier, after, upto)
         least = 0
-        while self._left:
+        while self._left > 0:
             ids, values = cut(found, min(max(page.left + 1, least), self._left), page.room)
             if not values:
                 return
-            self._left -= len(values)
+            self._left -= max(len(values), sum(map(len, values)) // _LARGE)
             yield ids, values
             # (where some did not count, many more in a row may not)
             least = ROW
