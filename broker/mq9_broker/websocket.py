@@ -119,6 +119,8 @@ class WebSocket(asyncio.Protocol, asyncio.Transport):
         self._leaving = True
         self._arriving.discard(self)
         self._drop()
+        # (it refers to its generator, and that to it: they would stay until Python looks for garbage, hours later)
+        self._protocol.parser.close()
         if self._alarm is not None:
             self._alarm.cancel()
         if self._greeted:

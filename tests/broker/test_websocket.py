@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import zlib
@@ -16,6 +17,7 @@ from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
+from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
 from mq9_broker import websocket
@@ -517,6 +519,23 @@ async def test_nothing_raises_after_the_end() -> None:
     client.shell.set_write_buffer_limits(high=1, low=0)
     assert client.shell.get_extra_info("peername") is None
     assert client.inner.events == ["made", "lost"]
+
+
+async def test_a_client_that_is_gone_is_freed_at_once() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(each) is ServerProtocol for each in gc.get_objects())
+        for _ in range(10):
+            client = Client(compressed=True).open()
+            client.send(b"x")
+            client.socket.abort()
+            vars(client.socket).clear()
+            vars(client.inner).clear()
+        del client
+        assert sum(type(each) is ServerProtocol for each in gc.get_objects()) == before
+    finally:
+        gc.enable()
 
 
 async def test_the_connections_goodbye_is_a_closing_handshake() -> None:
