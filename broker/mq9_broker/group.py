@@ -29,8 +29,6 @@ MAX_OUT = 1000
 MAX_WAITING = 1000
 UNUSED_FOR = 7 * 86_400_000
 _LOOK_AGAIN = 86_400_000
-#: Bytes that are read at once for who may not take all of them.
-_BYTES = 4096
 
 
 class Group:
@@ -120,26 +118,15 @@ class Group:
 
     # giving out
 
-    def take(self, tiers: tuple[int, ...], limit: int, upto: int, now: int) -> Iterator[tuple[int, int, bytes]]:
-        """Up to `limit` (tier, id, encoded) to give out next, in order, none above the id `upto`.
-
-        Each one taken must be leased or given back; the iterator may be left early.
-        """
-        for tier, ids, values in self.rows(tiers, limit, upto, now, _BYTES):
-            taken = 0
-            try:
-                for msg_id, value in zip(ids, values, strict=True):
-                    taken += 1
-                    yield tier, msg_id, value
-            finally:
-                if taken < len(ids):
-                    self.give_back(tier, *ids[taken:])
-
-    def rows(
+    def take(
         self, tiers: tuple[int, ...], limit: int, upto: int, now: int, size: int
     ) -> Iterator[tuple[int, Sequence[int], list[bytes]]]:
-        """The same in rows, (tier, ids, encoded): each ends when it has `size` bytes or more. What is
-        given back is the end of the last row, and no more is taken then."""
+        """Up to `limit` messages to give out next, in order, none above the id `upto`, in rows (tier, ids, encoded) of
+        one tier each, which end when they have `size` bytes or more.
+
+        Each one taken must be leased or given back; the iterator may be left early. What is given back is the end of
+        the last row, and no more is taken then.
+        """
         examined = 0
         self.unfinished = False
         for tier in tiers:
@@ -378,8 +365,8 @@ class Group:
 
     def has_more(self, tiers: tuple[int, ...], upto: int, now: int) -> bool:
         """Whether `take` would give something."""
-        for tier, msg_id, _ in self.take(tiers, 1, upto, now):
-            self.give_back(tier, msg_id)
+        for tier, ids, _ in self.take(tiers, 1, upto, now, 0):
+            self.give_back(tier, *ids)
             return True
         return False
 

@@ -391,7 +391,7 @@ class Hub:
             room = min(group.room, sum(hand.room for hand in turns))
             full: list[Hand] = []
             left = room
-            for tier, ids, values in group.rows(tiers, room, group.mailbox.visible, now, SLICE * len(ready)):
+            for tier, ids, values in group.take(tiers, room, group.mailbox.visible, now, SLICE * len(ready)):
                 dealt = _deal(turns, full, tier, ids, values)
                 left -= dealt
                 if dealt < len(ids):

@@ -141,7 +141,7 @@ class Fetch:
                 if not page.add([msg_id], [value], leases.deliveries([msg_id])):
                     return page.found, True
         wanted = min(page.left + 1, group.room)
-        for tier, ids, values in group.rows(TIERS, wanted, upto, now, page.room):
+        for tier, ids, values in group.take(TIERS, wanted, upto, now, page.room):
             fit = page.add(ids, values, leases.deliveries(ids))
             leases.begin(ids[:fit], tier, self.holder, deadline)
             self.given += ids[:fit]
