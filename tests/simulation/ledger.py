@@ -355,8 +355,10 @@ class Ledger:
         require(not box.latest or len(found) <= 1, "more than the newest:", box, ranks)
         for identity, rank in look.required.items():
             if full or (ranks and rank < ranks[-1]):
-                # (what somebody was given in between, and confirmed, may be consumed)
-                kept = identity in found or (box.retain_ack and identity not in self.required(box, now))
+                # (what a member was given in between, and its client confirmed, may be consumed)
+                given = any(rank[1] in group.leases for group in box.groups.values())
+                consumed = box.retain_ack and (given or identity not in self.required(box, now))
+                kept = identity in found or consumed
                 require(kept, "lost:", box, identity, "shown are", list(found))
         return found
 
