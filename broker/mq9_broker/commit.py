@@ -272,11 +272,14 @@ class Committer:
         # (who hears of a message hears it before its sender knows that it is stored: each write takes its time)
         told, hub.touched = hub.touched, []
         hub.ending = True
-        hub.publish_turn(turn.sealed, turn.changes, turn.ended, hub.now)
-        if hub.draining:
-            hub.drain(hub.now)
-        hub.ending = False
-        touched, hub.touched = hub.touched + told, []
+        try:
+            hub.publish_turn(turn.sealed, turn.changes, turn.ended, hub.now)
+            if hub.draining:
+                hub.drain(hub.now)
+        finally:
+            hub.ending = False
+            hub.touched += told
+        touched, hub.touched = hub.touched, []
         for session in touched:
             self._write(session)
         for action in self.after_turn:

@@ -104,6 +104,20 @@ def test_a_push_ends_with_the_turn_that_causes_it(broker: Broker, box: str) -> N
         assert broker.loop.resting
 
 
+def test_a_defect_while_others_are_told_takes_nobodys_answer(
+    broker: Broker, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, watcher = broker.client(), broker.client()
+    watcher.subscribe("INBOX.box")
+    with monkeypatch.context() as broken:
+        broken.setattr("mq9_broker.feeds.MailboxFeed.push", lambda feed, fresh: 1 // 0)
+        asked = client.ask("MAILBOX.box", b"x")
+        with pytest.raises(ZeroDivisionError):
+            broker.settle()
+    watcher.query("box")
+    assert asked.now is not None
+
+
 def test_who_reads_is_written_to_before_who_sent(
     broker: Broker, store: FaultyStore, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
