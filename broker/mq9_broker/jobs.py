@@ -1,4 +1,4 @@
-"""What happens between the turns: the broker's one alarm clock, and how soon it sleeps."""
+"""What happens between the turns: the broker's one alarm clock, tidying, and how soon the loop sleeps."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from mq9_broker.clock import Clock
 from mq9_broker.commit import Committer
 from mq9_broker.hub import Hub
 from mq9_broker.model import NEVER
+from mq9_broker.store import Store
 
 _PROBE_MS = 1000
 _LONGEST_MS = 60_000
+#: Seconds after which what has become untidy is looked at.
+_TIDIED_AFTER = 1.0
 #: Seconds for which the next turn is awaited without sleeping, and for which it is not once it did not come.
 _AWAKE, _ASLEEP = 0.0001, 0.01
 
@@ -55,6 +58,30 @@ class Alarm:
             self._committer.probe()
         self._hub.timers.run(now)
         self._committer.wake_up()
+
+
+class Housekeeping:
+    """Lets the store tidy, in small steps, when turns have made it untidy."""
+
+    def __init__(self, store: Store, committer: Committer, loop: asyncio.AbstractEventLoop) -> None:
+        self._store = store
+        self._loop = loop
+        self._handle: asyncio.TimerHandle | None = None
+        committer.after_turn.append(self.look)
+
+    def look(self) -> None:
+        """A turn is over."""
+        if self._handle is None and self._store.untidy:
+            self._handle = self._loop.call_later(_TIDIED_AFTER, self._tidy)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _tidy(self) -> None:
+        pause = self._store.tidy()
+        self._handle = self._loop.call_later(pause, self._tidy) if pause else None
+        self.look()
 
 
 class Vigil:

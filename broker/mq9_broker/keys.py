@@ -23,6 +23,8 @@
 A mailbox's records start with its incarnation, a number never used twice: a name that is created again never sees what
 its predecessor left, and what is left is removed by one prefix.
 
+What is large stands in a file, and a pointer in its place; nobody above the store knows (`store/valuelog.py`).
+
 To change the format: add to it, raise FORMAT, and bring an older store up to it in `migration`, before anything else
 reads it; make a folder of the format before for the tests (tests/data/make.py).
 """
@@ -39,7 +41,7 @@ from typing import Any
 
 from mq9_broker.model import CODE, Message, Settings
 
-FORMAT = 2
+FORMAT = 3
 FORMAT_KEY = b"!format"
 INCARNATION_KEY = b"!incarnation"
 

@@ -521,6 +521,11 @@ class FaultyStore:
         """What a new process finds."""
         return FaultyStore(self._kept)
 
+    untidy = False
+
+    def tidy(self) -> float:
+        return 0.0
+
     def checkpoint(self, path: Path) -> Awaitable[None]:
         return self._readable.checkpoint(path)
 

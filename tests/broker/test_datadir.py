@@ -129,11 +129,11 @@ def test_a_new_store_gets_the_format(tmp_path: Path) -> None:
     store = MemoryStore()
     assert not migration.current(store, tmp_path)
     migration.migrate(store, tmp_path)
-    assert dict(store.scan(b"", b"\xff")) == {keys.FORMAT_KEY: b"2"}
+    assert dict(store.scan(b"", b"\xff")) == {keys.FORMAT_KEY: b"3"}
     assert migration.current(store, tmp_path)
 
 
-@pytest.mark.parametrize("found", [b"3", b"99", b"x", b""])
+@pytest.mark.parametrize("found", [b"4", b"99", b"x", b""])
 def test_a_newer_format_is_refused(tmp_path: Path, found: bytes) -> None:
     store = MemoryStore()
     store.commit(Batch({keys.FORMAT_KEY: found}))
@@ -141,7 +141,7 @@ def test_a_newer_format_is_refused(tmp_path: Path, found: bytes) -> None:
         migration.current(store, tmp_path)
     assert refused.value.code == 4
     assert f"the data folder {tmp_path} has format {found.decode()}, this is mq9 " in str(refused.value)
-    assert "reads formats up to 2: use the newer version, or another folder with --data-dir" in str(refused.value)
+    assert "reads formats up to 3: use the newer version, or another folder with --data-dir" in str(refused.value)
 
 
 def test_what_is_in_memory_needs_no_folder_and_is_one_store(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_what_is_on_disk_is_in_the_folder(tmp_path: Path) -> None:
     with DataDir(tmp_path / "d") as folder:
         disk, memory = runner.open_stores(Config(), folder)
         assert disk is not memory
-        assert disk.get(keys.FORMAT_KEY) == b"2"
+        assert disk.get(keys.FORMAT_KEY) == b"3"
         assert folder.store.is_dir()
         disk.close()
 

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from broker.inprocess import AI, Broker, Client, Frame, fetching, pub
 from broker.model import NEVER, PUT_OFF, RANK, Box, Group, Message, Model, Subscription
-from mq9_broker.store import Store
+from mq9_broker.store import Store, collection, rocks, valuelog
 from mq9_broker.store.memory import MemoryStore
 from mq9_broker.store.rocks import RocksStore
 
@@ -436,6 +436,13 @@ def seen(answer: dict[str, Any]) -> list[tuple[int, str, str]]:
 
 
 class OnDisk(Machine):
+    """Every message stands in a file, and these are small."""
+
+    @rule(steps=st.integers(1, 30))
+    def tidy(self, steps: int) -> None:
+        for _ in range(steps):
+            self.disk.tidy()
+
     def open_store(self) -> Store:
         return RocksStore(Path(self.folder.name) / "store", sync=False)
 
@@ -445,7 +452,12 @@ class OnDisk(Machine):
 
 
 @pytest.mark.parametrize(("machine", "examples"), [(Machine, EXAMPLES), (OnDisk, max(EXAMPLES // 5, 1))])
-def test_the_broker_does_what_the_model_does(machine: type[Machine], examples: int) -> None:
+def test_the_broker_does_what_the_model_does(
+    machine: type[Machine], examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rocks, "LARGE", 30)
+    monkeypatch.setattr(valuelog, "FULL", 300)
+    monkeypatch.setattr(collection, "WORTH", 200)
     chosen = settings(
         max_examples=examples,
         stateful_step_count=40,

@@ -17,17 +17,18 @@ from hypothesis import strategies as st
 from rocksdict import Rdict
 
 from mq9_broker.errors import StoreError
-from mq9_broker.store import Batch, Store, copying, rocks
+from mq9_broker.store import Batch, Store, collection, copying, rocks, valuelog
 from mq9_broker.store.memory import MemoryStore
 from mq9_broker.store.pending import Pending
 from mq9_broker.store.rocks import RocksStore
 
 EVERYTHING = b"", b"\xff" * 9
-BARE = ("memory", "rocks", "rocks-sync")
+BARE = ("memory", "rocks", "rocks-sync", "rocks-apart", "rocks-apart-sync")
 
 
 class Kept:
-    """A store as the contract sees it: `apply` writes a batch, and waits until it is kept."""
+    """A store as the contract sees it: `apply` writes a batch, and waits until it is kept. It is tidied all the time,
+    and nobody sees that."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -37,8 +38,11 @@ class Kept:
     def apply(self, batch: Batch) -> None:
         async def commit() -> None:
             flight = self.store.commit(batch)
+            self.store.tidy()
             if flight is not None:
                 await flight
+            for _ in range(3):
+                self.store.tidy()
 
         asyncio.run(commit())
 
@@ -78,10 +82,15 @@ Open = Callable[[], Kept]
 
 
 @pytest.fixture(params=[*BARE, *(f"pending-{bare}" for bare in BARE)])
-def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kept]:
+def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
     name: str = request.param
     bare = name.removeprefix("pending-")
-    store: Store = MemoryStore() if bare == "memory" else RocksStore(tmp_path / "store", sync=bare == "rocks-sync")
+    if "apart" in name:
+        # every value stands in a file, these are small, and come and go
+        monkeypatch.setattr(rocks, "LARGE", 0)
+        monkeypatch.setattr(valuelog, "FULL", 200)
+        monkeypatch.setattr(collection, "WORTH", 100)
+    store: Store = MemoryStore() if bare == "memory" else RocksStore(tmp_path / "store", sync=bare.endswith("sync"))
     found = Kept(store) if bare == name else Layered(store)
     yield found
     found.close()

@@ -19,10 +19,11 @@ from pathlib import Path
 from e2e.harness import AI, WORDS, Broker, Wire, pub
 
 LONG = 3_000_000_000  # seconds: what is made here is read for years
+LARGE = "large " * 4_000
 
 
 def fill(broker: Broker) -> dict[str, object]:
-    """A record of every kind that the first format had."""
+    """A record of every kind that the first format had, and one that is large."""
     with Wire(broker.port) as client:
         private = client.ask("MAILBOX.CREATE", {"ttl": 0})
         public = client.ask("MAILBOX.CREATE", {"ttl": 0, "name": "old.public", "public": True, "desc": "from before"})
@@ -42,6 +43,8 @@ def fill(broker: Broker) -> dict[str, object]:
         client.settle(pub(f"{AI}MAILBOX.old.public", b"much later", headers=b"mq9-delay: %d\r\n" % LONG))
         for number in range(3):
             client.ask("MAILBOX.old.latest", f"state {number}")
+        client.ask("MAILBOX.CREATE", {"ttl": 0, "name": "old.large"})
+        client.ask("MAILBOX.old.large", LARGE)
         for number in range(6):
             client.ask("MAILBOX.old.named", f"task {number}")
         client.ask("MSG.FETCH.old.named", {"group_name": "crew", "config": {"num_msgs": 4, "max_wait_ms": 0}})

@@ -35,14 +35,16 @@ def mq9(*arguments: str, home: Path, code: int = 0) -> str:
 
 @contextmanager
 def busy(broker: Broker, address: str) -> Iterator[list[int]]:
-    """Somebody sends all the time, 5 KB at a time; the list holds the newest id that was answered."""
+    """Somebody sends all the time, 5 KB at a time and now and then 50; the list holds the newest id that was
+    answered."""
     done, newest = threading.Event(), [0]
 
     def send() -> None:
         with Wire(broker.port) as client:
             client.send("SUB r 1\r\n")
             while not done.is_set():
-                client.send(pub(f"{AI}MAILBOX.{address}", os.urandom(5000), reply="r") * 20)
+                subject = f"{AI}MAILBOX.{address}"
+                client.send(pub(subject, os.urandom(5000), reply="r") * 18 + pub(subject, bytes(50_000), reply="r") * 2)
                 client.messages(20)
                 newest[0] += 20
 

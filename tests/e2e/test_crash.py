@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import socket
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -96,6 +98,63 @@ def test_killed_in_the_middle_of_acknowledged_sends(start_broker: StartBroker, d
         for address, acknowledged in boxes:
             stored = {message["msg_id"]: message["payload"] for message in everything(client, address)}
             assert acknowledged.items() <= stored.items()
+
+
+@pytest.mark.parametrize("durability", ["process", "fsync"])
+def test_killed_while_large_messages_come_and_go(start_broker: StartBroker, durability: str) -> None:
+    broker, moments, name = start_broker("--durability", durability), random.Random(3), f"{AI}MAILBOX.large"
+    with Wire(broker.port) as client:
+        owner = client.ask("MAILBOX.CREATE", {"name": "large", "ttl": 0})["owner"]
+    answered: dict[int, str] = {}
+    deleted: set[int] = set()
+    for _ in range(4):
+        with Wire(broker.port) as client:
+            client.send("SUB r 1\r\n")
+            killer = threading.Timer(moments.uniform(0.2, 0.6), broker.kill)
+            killer.start()
+            with suppress(ConnectionError, EOFError, AssertionError):
+                while True:
+                    texts = [f"{moments.random()} " * moments.randrange(2_000, 20_000) for _ in range(4)]
+                    client.send(b"".join(pub(name, text.encode(), reply="r") for text in texts))
+                    for text in texts:
+                        answered[json.loads(client.messages(1)[0].payload)["msg_id"]] = text
+                    gone = moments.choice([*answered.keys() - deleted])
+                    deleted.add(gone)  # (or not, if nobody answers)
+                    client.ask(f"MAILBOX.DELETE.{owner}.{gone}")
+            killer.join()
+        broker.start()
+        with Wire(broker.port) as client:
+            stored = {message["msg_id"]: message["payload"] for message in everything(client, "large")}
+            missing = answered.keys() - stored.keys()
+            assert missing <= deleted
+            assert len(deleted - missing) <= 4  # (one of each round was not answered)
+            assert {number: stored[number] for number in answered.keys() & stored.keys()} == {
+                number: answered[number] for number in answered.keys() & stored.keys()
+            }
+    assert answered
+    assert broker.stop() == 0
+    assert b"Traceback" not in broker.log
+
+
+def test_large_messages_give_their_room_back(broker: Broker, wire: Callable[..., Wire]) -> None:
+    client = wire(broker)
+    client.send("SUB r 1\r\n")
+    boxes = [client.ask("MAILBOX.CREATE", {"ttl": 0})["mail_id"] for _ in range(2)]
+    for number in range(150):
+        client.send(pub(f"{AI}MAILBOX.{boxes[number % 10 == 0]}", b"%d " % number * 250_000, reply="r"))
+        client.messages(1)
+
+    def room() -> int:
+        return sum(file.stat().st_size for file in (broker.data_dir / "store").glob("*.values"))
+
+    assert room() > 90_000_000
+    assert client.ask(f"MAILBOX.DROP.{boxes[0]}")["error"] == ""
+    assert eventually(lambda: room() < 35_000_000, within=20)
+    page = client.ask(f"MAILBOX.QUERY.{boxes[1]}", {"limit": 1})
+    assert (page["unread"], page["messages"][0]["payload"]) == (15, "0 " * 250_000)
+    broker.restart(hard=True)
+    found = everything(wire(broker), boxes[1])
+    assert [message["payload"] for message in found] == [f"{number} " * 250_000 for number in range(0, 150, 10)]
 
 
 def test_killed_during_everything_else(broker: Broker, wire: Callable[..., Wire]) -> None:

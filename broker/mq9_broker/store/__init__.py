@@ -24,7 +24,9 @@ class Batch:
 
 
 class Store(Protocol):
-    """An ordered map. Every method but `close` may raise StoreError."""
+    """An ordered map. Every method but `close` may raise StoreError. `untidy` says that `tidy` has something to do."""
+
+    untidy: bool
 
     def get(self, key: bytes) -> bytes | None: ...
 
@@ -41,6 +43,10 @@ class Store(Protocol):
 
     def checkpoint(self, path: Path) -> Awaitable[None]:
         """Copy what is committed by now into the folder `path`, which must not be there yet: a store of its own."""
+        ...
+
+    def tidy(self) -> float:
+        """Do a little of what can wait; seconds after which the next of it may be done, 0.0 when there is no more."""
         ...
 
     def close(self) -> None: ...

@@ -17,6 +17,8 @@ from pathlib import Path
 _ATTEMPTS = 50
 #: What RocksDB makes anew.
 _LEFT_OUT = ("LOCK", "LOG")
+#: How the names of the files with large values end.
+VALUES = ".values"
 
 State = tuple[frozenset[str], int]
 
@@ -30,8 +32,10 @@ def copy_store(source: Path, target: Path) -> None:
             for name in sorted(before[0]):
                 _copy(source / name, target / name)
             if _state(source) == before:
+                for file in source.glob("*" + VALUES):
+                    _copy(file, target / file.name)
                 for path in [*target.iterdir(), target]:
-                    _sync(path)
+                    sync(path)
                 return
         except FileNotFoundError:
             pass
@@ -41,12 +45,12 @@ def copy_store(source: Path, target: Path) -> None:
 
 def _state(folder: Path) -> State:
     """The files that there are, and how much the manifest says."""
-    names = frozenset(name for name in os.listdir(folder) if not name.startswith(_LEFT_OUT))
+    names = frozenset(name for name in os.listdir(folder) if not name.startswith(_LEFT_OUT) and VALUES not in name)
     return names, sum((folder / name).stat().st_size for name in names if name.startswith("MANIFEST"))
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.suffix == ".sst":
+    if source.suffix in (".sst", VALUES):
         try:
             os.link(source, target)
             return
@@ -57,7 +61,8 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or what a folder says of its files, to the disk."""
     if path.is_dir() and os.name == "nt":
         return  # folders can't be synced there, and need not
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -28,22 +28,26 @@ from rocksdict import (
 
 from mq9_broker.errors import StoreError
 from mq9_broker.store import Batch
+from mq9_broker.store.collection import Collection
 from mq9_broker.store.copying import copy_store
 from mq9_broker.store.pending import merged
+from mq9_broker.store.valuelog import LARGE, MARK, POINTER, ValueLog, is_pointer
 
 _log = logging.getLogger(__name__)
 
 _MIB = 1_048_576
 #: So many deletions are written out after so many seconds: until then they free nothing.
 _DELETIONS, _SECONDS = 1000, 60.0
-#: Bytes of a value that are too many to copy them once more.
-_LARGE = 65_536
 #: Bytes that are read from a file at once for who wants many.
 _AHEAD = 32_768
 #: What must be free to begin again on a disk that was full, beside what the logs take: they are written out once.
 _ROOM = 8 * _MIB
 #: Keys that begin with the same bytes, so many, stand together: an `I` and an incarnation (see keys.py).
 _TOGETHER = 9
+#: Seconds between two steps of tidying at least, and how many times as long as the step took.
+_PAUSE, _PAUSES = 0.002, 19
+#: Seconds after which it is looked whether a store takes writes again.
+_UNTIL_WELL = 1.0
 
 
 def _options() -> Options:
@@ -98,24 +102,39 @@ class RocksStore:
         self._db = self._open(AccessType.read_write() if writable else AccessType.read_only(False))
         self._broken = False
         self._syncer = ThreadPoolExecutor(1, "mq9-sync") if sync else None
-        self._copier = ThreadPoolExecutor(1, "mq9-copy")
+        self._flight: asyncio.Future[None] | None = None
+        self._worker = ThreadPoolExecutor(1, "mq9-files")
         self._deleted, self._written_out = 0, 0.0
         # the store before the batch that is being synced
         self._before: Snapshot | None = None
         # what stood where a batch was written that could not be synced: readers see this
         self._undo: dict[bytes, bytes | None] = {}
+        try:
+            self._values = ValueLog(path)
+        except OSError as cause:
+            self._db.close()
+            raise StoreError(f"cannot open the store in {path}: {cause}") from cause
+        # the files in which there is something of the batch that is being written
+        self._written: set[int] = set()
+        # the bytes of one that found no room
+        self._wanted = 0
+        self._collection = Collection(
+            self._values, self._stored, self._replace, self._sync_log, self._worker, lambda: self._flight
+        )
+        self._look: Iterator[None] | None = None
+        self._lost: set[bytes] = set()
+        self.untidy = bool(self._values.sizes)
 
     def get(self, key: bytes) -> bytes | None:
-        if self._undo and key in self._undo:
-            return self._undo[key]
-        try:
-            value: bytes | None = self._db.get(key)
-        except Exception as cause:
-            raise StoreError(f"cannot read: {cause}") from cause
-        return value
+        value = self._undo[key] if self._undo and key in self._undo else self._stored(key)
+        if value is None or len(value) != POINTER or value[0] != MARK:
+            return value
+        return self._large(key, value)
 
     def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:
         stored = self._scan(start, end, ahead)
+        if self._values.sizes:
+            stored = self._with_large(stored)
         if not self._undo:
             return stored
         return merged(stored, sorted(key for key in self._undo if start <= key < end), self.get)
@@ -130,15 +149,36 @@ class RocksStore:
             self._write_out()
         if self._syncer is None:
             return None
-        return asyncio.get_running_loop().run_in_executor(self._syncer, self._sync, batch)
+        self._flight = asyncio.get_running_loop().run_in_executor(self._syncer, self._sync, batch, self._written)
+        self._written = set()
+        return self._flight
 
     def checkpoint(self, path: Path) -> Awaitable[None]:
-        return asyncio.get_running_loop().run_in_executor(self._copier, self._copy, path)
+        return asyncio.get_running_loop().run_in_executor(self._worker, self._copy, path)
+
+    def tidy(self) -> float:
+        if self._broken:
+            return _UNTIL_WELL
+        began = time.monotonic()
+        try:
+            if self._look is None:
+                self.untidy = False
+                self._look = self._collection.look()
+            next(self._look)
+        except StopIteration:
+            self._look = None
+            return 0.0
+        except StoreError as cause:
+            _log.warning("the files of large messages are not looked through: %s", cause)
+            self._look = None
+            return 0.0
+        return max(_PAUSE, _PAUSES * (time.monotonic() - began))
 
     def close(self) -> None:
-        self._copier.shutdown(wait=True)
+        self._worker.shutdown(wait=True)
         if self._syncer is not None:
             self._syncer.shutdown(wait=True)
+        self._values.close()
         self._shut()
 
     def _open(self, access: AccessType) -> Rdict:
@@ -166,7 +206,7 @@ class RocksStore:
     def _begin_again(self) -> None:
         """RocksDB takes no write after one that failed, even when there is room again: open it anew."""
         free = shutil.disk_usage(self._path).free
-        needed = _ROOM + sum(log.stat().st_size for log in self._path.glob("*.log"))
+        needed = _ROOM + self._wanted + sum(log.stat().st_size for log in self._path.glob("*.log"))
         if free < needed:
             raise StoreError(f"No space left on device: {free // _MIB} MiB are free, {needed // _MIB} are needed")
         self._shut()
@@ -176,12 +216,19 @@ class RocksStore:
             # readers go on: that needs no room
             self._db = self._open(AccessType.read_only(False))
             raise
+        # (what it saw may have been undone)
+        self._look = None
         if self._undo:
-            self._write(Batch(self._undo))
-            try:
-                self._db.flush_wal(True)
-            except Exception as cause:
-                raise StoreError(str(cause)) from cause
+            # (a disk that failed once may have lost more of that file)
+            self._values.leave()
+            records = WriteBatch(raw_mode=True)
+            for key, value in self._undo.items():
+                if value is None:
+                    records.delete(key)
+                else:
+                    records.put(key, value)
+            self._apply(records)
+            self._sync_log()
             self._undo = {}
         self._broken = False
 
@@ -204,22 +251,90 @@ class RocksStore:
     def _write(self, batch: Batch) -> None:
         records = WriteBatch(raw_mode=True)
         put, delete = records.put, records.delete
+        before = self._deleted
         for start, end in batch.ranges:
             records.delete_range(start, end)
             self._deleted += _DELETIONS
-        writes = batch.writes.items()
-        first = next(iter(batch.writes.values()), None) or b""
-        # the batch grows by doubling: large messages go behind their mailbox's counters, and are not copied for them
-        for key, value in reversed(writes) if len(first) >= _LARGE else writes:
+        for key, value in batch.writes.items():
             if value is None:
                 delete(key)
                 self._deleted += 1
+            elif len(value) >= LARGE or is_pointer(value):
+                put(key, self._apart(key, value))
             else:
                 put(key, value)
+        if self._deleted > before and self._values.sizes:
+            self.untidy = True
+        self._apply(records)
+
+    def _apply(self, records: WriteBatch) -> None:
         try:
             self._db.write(records)
         except Exception as cause:
             self._broken = True
+            raise StoreError(str(cause)) from cause
+
+    # large values
+
+    def _apart(self, key: bytes, value: bytes) -> bytes:
+        """Write a large value; gives what stands for it."""
+        self.untidy = True
+        try:
+            pointer = self._values.append(key, value)
+        except OSError as cause:
+            # (with what a later attempt needs beside the room that is needed to begin again)
+            self._broken, self._wanted = True, len(value)
+            raise StoreError(str(cause)) from cause
+        self._wanted = 0
+        self._written.add(self._values.newest)
+        return pointer
+
+    def _stored(self, key: bytes) -> bytes | None:
+        """What stands under a key, be it a value or what stands for one."""
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as cause:
+            raise StoreError(f"cannot read: {cause}") from cause
+        return value
+
+    def _large(self, key: bytes, pointer: bytes) -> bytes | None:
+        """The value that a pointer stands for; None when it is gone: the power failed before it was on the disk."""
+        try:
+            value = self._values.read(pointer)
+            if value is None:
+                # it may have been moved since the scan began in which the pointer was found
+                now = self._stored(key)
+                if now is not None and now != pointer:
+                    return self._large(key, now) if is_pointer(now) else now
+        except OSError as cause:
+            raise StoreError(f"cannot read: {cause}") from cause
+        if value is None and pointer not in self._lost:
+            self._lost.add(pointer)
+            _log.error(
+                "a large message is lost: its file does not hold what was written, as after a power cut without "
+                "durability fsync; stop the broker, and `mq9 check --repair` corrects what counts it"
+            )
+        return value
+
+    def _with_large(self, stored: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        for pair in stored:
+            if len(pair[1]) == POINTER and pair[1][0] == MARK:
+                value = self._large(*pair)
+                if value is not None:
+                    yield pair[0], value
+            else:
+                yield pair
+
+    def _replace(self, pointers: dict[bytes, bytes]) -> None:
+        records = WriteBatch(raw_mode=True)
+        for key, pointer in pointers.items():
+            records.put(key, pointer)
+        self._apply(records)
+
+    def _sync_log(self) -> None:
+        try:
+            self._db.flush_wal(True)
+        except Exception as cause:
             raise StoreError(str(cause)) from cause
 
     def _write_out(self) -> None:
@@ -233,9 +348,10 @@ class RocksStore:
         except Exception as cause:
             _log.warning("deletions could not be written out: %s", cause)
 
-    def _sync(self, batch: Batch) -> None:
+    def _sync(self, batch: Batch, written: set[int]) -> None:
         before, self._before = self._before, None
         try:
+            self._values.sync(written)
             self._db.flush_wal(True)
         except Exception as cause:
             self._broken = True

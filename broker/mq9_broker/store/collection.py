@@ -1,0 +1,116 @@
+"""Room that large values leave behind when nothing points at them any more, taken back in small steps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+
+from mq9_broker.store.valuelog import Entry, ValueLog
+
+_log = logging.getLogger(__name__)
+
+#: How much of a file must be needed to leave it as it is.
+NEEDED = 0.5
+#: Bytes of the file that is written to that make it worth a look.
+WORTH = 8 * 1_048_576
+#: A step: so many values looked at, or so many bytes copied.
+_LOOKED_AT, _COPIED = 64, 1_048_576
+
+
+class Collection:
+    """Looks which values of the files are needed. `stored` gives what stands under a key, `replace` writes other
+    pointers, both at once; `sync`, called in the one thread of `worker`, brings what was written to the disk; `flight`
+    is the batch on its way there, which may be undone yet."""
+
+    def __init__(
+        self,
+        values: ValueLog,
+        stored: Callable[[bytes], bytes | None],
+        replace: Callable[[dict[bytes, bytes]], None],
+        sync: Callable[[], None],
+        worker: Executor,
+        flight: Callable[[], asyncio.Future[None] | None],
+    ) -> None:
+        self._values = values
+        self._stored = stored
+        self._replace = replace
+        self._sync = sync
+        self._worker = worker
+        self._flight = flight
+        self._told: set[int] = set()
+
+    def look(self) -> Iterator[None]:
+        """Look at every file once, step by step: there may be commits between two steps. After one that failed, begin
+        anew. StoreError when the store does not answer."""
+        for number in sorted(self._values.sizes):
+            try:
+                yield from self._look_at(number)
+            except OSError as cause:
+                if number not in self._told:
+                    self._told.add(number)
+                    _log.warning("a file of large messages stays as it is: %s", cause)
+            yield
+
+    def _look_at(self, number: int) -> Iterator[None]:
+        values = self._values
+        size = values.sizes[number]
+        needed: list[Entry] = []
+        for count, entry in enumerate(values.entries(number), 1):
+            if self._is_needed(entry):
+                needed.append(entry)
+            if count % _LOOKED_AT == 0:
+                yield
+        if sum(entry.length for entry in needed) > size * NEEDED or values.sizes[number] > size:
+            return
+        if number == values.newest:
+            if size < WORTH:
+                return
+            values.leave()
+        if needed:
+            yield from self._move(needed)
+        # what is not needed any more must not come back, and point at nothing, when the power fails
+        yield from _done(self._worker.submit(self._sync))
+        flight = self._flight()
+        if flight is not None:
+            yield from _done(flight)
+        # (in the thread that copies for backups: none goes while they do)
+        self._worker.submit(_remove, values.forget(number))
+
+    def _is_needed(self, entry: Entry) -> bool:
+        stored = self._stored(entry.key)
+        return stored is not None and stored.startswith(entry.place)
+
+    def _move(self, needed: list[Entry]) -> Iterator[None]:
+        """Copy values to the newest file, and let their keys point there when the copies are on the disk."""
+        values, moved, written, copied = self._values, {}, set(), 0
+        for entry in needed:
+            pointer = self._stored(entry.key)
+            if pointer is None or not pointer.startswith(entry.place):
+                continue
+            value = values.read(pointer)
+            if value is None:
+                raise OSError(f"what {entry.key[:9].hex()} has there is not what was written")
+            moved[entry.key] = pointer, values.append(entry.key, value)
+            written.add(values.newest)
+            copied += len(value)
+            if copied >= _COPIED:
+                copied = 0
+                yield
+        yield from _done(self._worker.submit(values.sync, written))
+        self._replace({key: fresh for key, (pointer, fresh) in moved.items() if self._stored(key) == pointer})
+
+
+def _done(work: Future[None] | asyncio.Future[None]) -> Iterator[None]:
+    while not work.done():
+        yield
+    work.result()
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as cause:
+        _log.warning("a file of large messages that nobody needs could not be removed: %s", cause)
