@@ -259,10 +259,10 @@ class RocksStore:
             if value is None:
                 delete(key)
                 self._deleted += 1
-            elif len(value) >= LARGE or is_pointer(value):
-                put(key, self._apart(key, value))
-            else:
-                put(key, value)
+                continue
+            size = len(value)
+            large = size >= LARGE or (size == POINTER and value[0] == MARK)
+            put(key, self._apart(key, value) if large else value)
         if self._deleted > before and self._values.sizes:
             self.untidy = True
         self._apply(records)
