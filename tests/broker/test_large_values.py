@@ -332,6 +332,22 @@ def test_a_copy_has_the_large_values_too(open_store: Callable[[], RocksStore], t
     assert dict(store.scan(*EVERYTHING)) == left
 
 
+def test_what_is_deleted_under_a_scan_is_not_called_lost(
+    open_store: Callable[[], RocksStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store()
+    for number in range(30):
+        apply(store, {b"%02d" % number: value(number)})
+    scan = store.scan(*EVERYTHING)
+    assert next(scan) == (b"00", value(0))
+    apply(store, dict.fromkeys([b"%02d" % number for number in range(1, 29)]) | {b"29": b"small"})
+    tidied(store)
+    assert len(files(tmp_path / "s")) == 1
+    seen = dict(scan)
+    assert seen[b"29"] == b"small"
+    assert caplog.text == ""
+
+
 _key = st.sampled_from([b"%02d" % number for number in range(12)])
 _value = st.none() | st.binary(max_size=3) | st.integers(0, 5).map(lambda number: value(number, 300))
 _step = st.one_of(

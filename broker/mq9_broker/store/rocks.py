@@ -166,13 +166,16 @@ class RocksStore:
                 self._look = self._collection.look()
             next(self._look)
         except StopIteration:
-            self._look = None
-            return 0.0
+            pass
         except StoreError as cause:
             _log.warning("the files of large messages are not looked through: %s", cause)
-            self._look = None
-            return 0.0
-        return max(_PAUSE, _PAUSES * (time.monotonic() - began))
+        except Exception:
+            # a defect of ours, and no mail is lost by it: the files take more room than they need
+            _log.exception("the files of large messages can't be looked through")
+        else:
+            return max(_PAUSE, _PAUSES * (time.monotonic() - began))
+        self._look = None
+        return 0.0
 
     def close(self) -> None:
         self._worker.shutdown(wait=True)
@@ -286,7 +289,8 @@ class RocksStore:
             self._broken, self._wanted = True, len(value)
             raise StoreError(str(cause)) from cause
         self._wanted = 0
-        self._written.add(self._values.newest)
+        if self._syncer is not None:
+            self._written.add(self._values.newest)
         return pointer
 
     def _stored(self, key: bytes) -> bytes | None:
@@ -302,10 +306,10 @@ class RocksStore:
         try:
             value = self._values.read(pointer)
             if value is None:
-                # it may have been moved since the scan began in which the pointer was found
+                # it may have been moved, or deleted, since the scan began in which the pointer was found
                 now = self._stored(key)
-                if now is not None and now != pointer:
-                    return self._large(key, now) if is_pointer(now) else now
+                if now is None or now != pointer:
+                    return self._large(key, now) if now is not None and is_pointer(now) else now
         except OSError as cause:
             raise StoreError(f"cannot read: {cause}") from cause
         if value is None and pointer not in self._lost:
