@@ -275,7 +275,7 @@ def test_a_full_disk_is_not_healthy(start_broker: StartBroker) -> None:
         assert wire.ask(f"MAILBOX.{address}", b"before")["error"] == ""
         before = resource.prlimit(broker.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (150_000, before[1]))
-        while not (refused := wire.ask(f"MAILBOX.{address}", b"x" * 20_000)["error"]):
+        while not (refused := wire.ask(f"MAILBOX.{address}", b"x" * 10_000)["error"]):
             pass
         assert "File too large" in refused
         resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (20_000, before[1]))
