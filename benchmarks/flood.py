@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from benchmarks.jetstream import JetStreamClient
-from benchmarks.link import CHUNK
+from benchmarks.link import read
 from benchmarks.load import payloads
 from benchmarks.mq9 import Mq9Client
 from benchmarks.redis import RedisClient, command
@@ -63,7 +63,7 @@ def _block(server: str, place: str) -> bytes:
 
 def _pings(sock: Any) -> int:
     """Reads what there is; how many PINGs were in it."""
-    data: bytes = sock.recv(CHUNK)
+    data = read(sock)
     if not data or b"-ERR" in data:
         sys.exit(f"a flooding connection ended: {data.decode(errors='replace')}")
     return data.count(b"PING\r\n")

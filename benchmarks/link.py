@@ -6,10 +6,17 @@ from typing import Self
 
 CHUNK = 1 << 18
 _TIMEOUT = 20
+_chunk = memoryview(bytearray(CHUNK))
 
 
 class WireError(Exception):
     """The server answered something else than the benchmark needs, or closed the connection."""
+
+
+def read(sock: socket.socket) -> bytes:
+    """Whatever came on a socket, empty at its end. (Asked for as many bytes itself, a socket has the system make room
+    for them and take it back each time: 12 µs, or nothing, by what the process did before.)"""
+    return bytes(_chunk[: sock.recv_into(_chunk)])
 
 
 class Link:
@@ -24,7 +31,7 @@ class Link:
     def receive(self) -> bytes:
         """Whatever comes next, at least one byte."""
         try:
-            data = self.sock.recv(CHUNK)
+            data = read(self.sock)
         except BlockingIOError:
             raise WireError(f"nothing came for {_TIMEOUT} s") from None
         if not data:

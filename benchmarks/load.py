@@ -6,21 +6,27 @@ that came back are enough for every message's latency.
 """
 
 import random
-import selectors
+import select
 import socket
+import sys
 import time
 from base64 import b64encode
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import accumulate
+from functools import cache, partial
+from itertools import accumulate, cycle
 from typing import Protocol
 
-from benchmarks.link import CHUNK, WireError
+from benchmarks.link import WireError
 
 PAYLOAD = 256
 PAYLOAD_END = b"#\r\n"
+#: Bytes for which there is room where one reply is on its way: little, for it is made anew for each.
+_REPLY = 4096
+#: Seconds after which a reply does not come any more.
+_PATIENCE = 20
 
 
 @cache
@@ -56,6 +62,7 @@ class Frames:
 
     def __init__(self, frames: Sequence[bytes], window: int, answers: Callable[[], Answers]) -> None:
         self.count = len(frames)
+        self.frames = frames
         self.answers = answers
         repeated = [frames[i % len(frames)] for i in range(len(frames) + window)]
         self._ends = list(accumulate(map(len, repeated), initial=0))
@@ -135,33 +142,48 @@ def one_in_flight_each(links: Sequence[Line], frames: Sequence[Frames], *, secon
     """Keeps one request in flight on each of many connections, for `seconds`."""
     result = Result()
     clock, latencies = time.perf_counter, result.latencies
-    takes = [each.answers().take for each in frames]
-    numbers, sent_at = [0] * len(links), [0.0] * len(links)
-    with selectors.DefaultSelector() as selector:
-        for i, link in enumerate(links):
-            selector.register(link.sock, selectors.EVENT_READ, (i, link.sock))
+    lines = {
+        link.sock.fileno(): (link.sock.recv, link.sock.send, each.answers().take, cycle(each.frames).__next__)
+        for link, each in zip(links, frames, strict=True)
+    }
+    sent_at = dict.fromkeys(lines, 0.0)
+    with _readable(lines) as wait:
         started = now = clock()
-        for i, link in enumerate(links):
-            sent_at[i] = clock()
-            link.sock.send(frames[i].slice(0, 1))
-        busy = len(links)
+        for fd, (_, send, _, following) in lines.items():
+            sent_at[fd] = clock()
+            send(following())
+        busy = len(lines)
         while busy:
-            ready = selector.select(20.0)
-            if not ready:
-                raise WireError(f"{busy} requests were not answered within 20 s")
-            for key, _ in ready:
-                i, sock = key.data
-                if not (data := sock.recv(CHUNK)):
+            if not (ready := wait()):
+                raise WireError(f"{busy} requests were not answered within {_PATIENCE} s")
+            for fd, _ in ready:
+                receive, send, take, following = lines[fd]
+                if not (data := receive(_REPLY)):
                     raise WireError("the server closed a connection")
                 now = clock()
-                if not takes[i](data):
+                if not take(data):
                     continue
-                numbers[i] += 1
-                latencies.append((now - sent_at[i], 1))
+                latencies.append((now - sent_at[fd], 1))
                 if now - started < seconds:
-                    sent_at[i] = now
-                    sock.send(frames[i].slice(numbers[i], 1))
+                    sent_at[fd] = now
+                    send(following())
                 else:
                     busy -= 1
-    result.replies, result.seconds = sum(numbers), now - started
+    result.replies, result.seconds = len(latencies), now - started
     return result
+
+
+@contextmanager
+def _readable(fds: Iterable[int]) -> Iterator[Callable[[], list[tuple[int, int]]]]:
+    """Gives what waits until some of them can be read, and tells which; none when nothing came. (`selectors` would take
+    0.7 µs for each.)"""
+    if sys.platform == "linux":
+        with select.epoll() as ready:
+            for fd in fds:
+                ready.register(fd, select.EPOLLIN)
+            yield partial(ready.poll, _PATIENCE)
+    else:
+        looking = select.poll()
+        for fd in fds:
+            looking.register(fd, select.POLLIN)
+        yield partial(looking.poll, _PATIENCE * 1000)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.link import WireError, read
+from benchmarks.load import Frames, one_in_flight_each
 
 ROOT = Path(__file__).parent.parent
 #: The servers that every machine with the tests' packages can run.
@@ -91,6 +97,65 @@ def test_a_mark_says_whether_it_is_met(tmp_path: Path) -> None:
     assert rows["| stored sends one at a time, p50"].endswith("| 12 µs | 10 µs | 1.20× |  | ≤ 1.25× | met |  |")
     assert rows["| stored sends one at a time, p99"].endswith("| 1.30× |  | ≤ 1.25× | not met |  |")
     assert rows["| offline drain: 100,000 waiting to a new subscriber"].endswith("| ≥ 1.0× | not measured |  |")
+
+
+class Peer:
+    """A connection whose other end is in this test."""
+
+    def __init__(self) -> None:
+        self.sock, self.far = socket.socketpair()
+
+    def receive(self) -> bytes:
+        return read(self.sock)
+
+
+@pytest.fixture
+def peers() -> Iterator[list[Peer]]:
+    peers = [Peer() for _ in range(3)]
+    yield peers
+    for peer in peers:
+        peer.sock.close()
+        peer.far.close()
+
+
+class Lines:
+    """Replies of a line each, the last of which may not be whole."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def take(self, data: bytes) -> int:
+        whole, end, self._rest = (self._rest + data).rpartition(b"\n")
+        return (whole + end).count(b"\n")
+
+
+def test_one_request_is_in_flight_on_each_connection(peers: list[Peer]) -> None:
+    requests = [b"one", b"two", b"three"]
+    seen: list[list[bytes]] = [[] for _ in peers]
+
+    def answer(far: socket.socket, got: list[bytes]) -> None:
+        while request := far.recv(100):
+            got.append(request)
+            for piece in (b"o", b"k\n") if request == b"two" else (b"ok\n",):
+                far.sendall(piece)
+
+    answering = [threading.Thread(target=answer, args=(peer.far, got)) for peer, got in zip(peers, seen, strict=True)]
+    for thread in answering:
+        thread.start()
+    result = one_in_flight_each(peers, [Frames(requests, 1, Lines) for _ in peers], seconds=0.02)
+    for peer, thread in zip(peers, answering, strict=True):
+        peer.sock.close()
+        thread.join(10)
+    assert result.replies == len(result.latencies) == sum(map(len, seen))
+    for got in seen:
+        assert got == [requests[i % 3] for i in range(len(got))]
+        assert got
+
+
+def test_a_connection_that_a_server_closes_is_no_result(peers: list[Peer]) -> None:
+    peers[0].far.shutdown(socket.SHUT_WR)
+    with pytest.raises(WireError, match="closed"):
+        one_in_flight_each(peers, [Frames([b"one"], 1, Lines) for _ in peers], seconds=1)
 
 
 def test_a_workload_that_does_not_exist_is_named() -> None:
