@@ -24,16 +24,23 @@ def run(
     rounds: int = 5,
     seconds: float = 0.5,
 ) -> None:
-    """`workload` is the name under which the figures are reported; `raw` is the limit line without a socket."""
-    for _ in range(rounds):
-        for window in windows:
-            case = f"{window:,} in flight"
-            for target in targets:
+    """`workload` is the name under which the figures are reported; `raw` is the limit line without a socket.
+
+    Each round begins with another server, for what one has still to write out takes something from the next. `raw`,
+    which has the most of that, and in the load generator's process, comes when they are done.
+    """
+    cases = [(window, f"{window:,} in flight") for window in windows]
+    for first in range(rounds):
+        turns = [targets[(first + i) % len(targets)] for i in range(len(targets))]
+        for window, case in cases:
+            for target in turns:
                 _one_connection(report, workload, case, target, window, seconds)
-            if raw is not None:
-                report.add(workload, case, "msg/s", raw.name, raw.writes(window, seconds))
-        for target in targets:
+        for target in turns:
             _many_connections(report, workload, target, seconds)
+    if raw is not None:
+        for _ in range(rounds):
+            for window, case in cases:
+                report.add(workload, case, "msg/s", raw.name, raw.writes(window, seconds))
 
 
 def _one_connection(report: Report, workload: str, case: str, target: Target, window: int, seconds: float) -> None:
