@@ -1,4 +1,9 @@
-"""The MCP tools as an agent calls them, over stdio, beside an empty server and one nats-py request."""
+"""The MCP tools as an agent calls them, over stdio, beside an empty server and one nats-py request.
+
+Each is called by two clients: a bare one, which writes a line of JSON and reads one, and that of the Python SDK, which
+takes longer for that than the server for the call. Every result is looked at. The column `empty` is a tool that does
+nothing, of a server that has no other, called by the same client, plus the request.
+"""
 
 import asyncio
 import json
@@ -6,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,6 +20,7 @@ import nats
 from mcp import Client, StdioServerParameters
 
 from benchmarks.link import WireError
+from benchmarks.pipes import PipeClient
 from benchmarks.report import Report
 from benchmarks.servers import Server
 
@@ -21,10 +28,14 @@ _EMPTY = "empty"
 #: What another mail server for agents takes, measured on a machine of this kind: stated, not measured here.
 _STATED = "mcp_agent_mail"
 _STATED_MS = {"send": 85.0, "check_inbox, one message": 13.0}
+BARE, SDK = "bare client", "SDK's client"
+
+#: Calls a tool with arguments; gives its structured result.
+_Call = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+_Step = Callable[[int], Awaitable[None]]
 
 
 def run(report: Report, broker: Server, *, rounds: int = 5, calls: int = 100) -> None:
-    """The column `empty` is a tool that does nothing, of a server that has no other, plus one nats-py request."""
     asyncio.run(_calls(report, broker, rounds, calls))
     for number in range(rounds):
         running, none = broker.folder / "data", broker.folder / f"none{number}"
@@ -61,47 +72,73 @@ def _until_gone(port_file: Path) -> None:
 
 async def _calls(report: Report, broker: Server, rounds: int, calls: int) -> None:
     connection = await nats.connect(f"nats://127.0.0.1:{broker.port}")
-    async with Client(_mq9(broker.folder / "data")) as mq9, Client(_empty()) as empty:
-        mailbox = (await _call(mq9, "create_mailbox", {}))["mail_id"]
-        unused = (await _call(mq9, "create_mailbox", {}))["mail_id"]
-        plain = json.loads((await connection.request("$mq9.AI.MAILBOX.CREATE")).data)["mail_id"]
+    plain = json.loads((await connection.request("$mq9.AI.MAILBOX.CREATE")).data)["mail_id"]
 
-        async def send(i: int) -> None:
-            await _call(mq9, "send", {"to": mailbox, "body": f"a message of an agent, number {i}"})
+    async def request(i: int) -> None:
+        answer = await connection.request(f"$mq9.AI.MAILBOX.{plain}", b"a message of a program, number %d" % i)
+        if b'"msg_id":' not in answer.data:
+            raise WireError(f"the send was not stored: {answer.data!r}")
 
-        async def check(i: int) -> None:
-            await _call(mq9, "check_inbox", {"mailbox": mailbox, "limit": 1})
-
-        async def check_empty(i: int) -> None:
-            await _call(mq9, "check_inbox", {"mailbox": unused})
-
-        async def nothing(i: int) -> None:
-            await _call(empty, "nothing", {"body": f"a message of an agent, number {i}"})
-
-        async def request(i: int) -> None:
-            answer = await connection.request(f"$mq9.AI.MAILBOX.{plain}", b"a message of a program, number %d" % i)
-            if b'"msg_id":' not in answer.data:
-                raise WireError(f"the send was not stored: {answer.data!r}")
-
-        for step in (send, check, check_empty, nothing):
-            await _median_ms(step, 10, 0)
-        for number in range(1, rounds + 1):
-            first = number * calls
-            floor = await _median_ms(nothing, calls, first)
-            steps = (("send", send), ("check_inbox, one message", check), ("check_inbox, empty", check_empty))
-            times = {name: await _median_ms(step, calls, first) for name, step in steps}
-            own = await _median_ms(request, calls, first)
-            for name, value in times.items():
-                report.add("tools", name, "p50 ms", "mq9", value)
-                report.add("tools", name, "p50 ms", _EMPTY, floor + own)
-                if name in _STATED_MS:
-                    report.add("tools", name, "p50 ms", _STATED, _STATED_MS[name])
-            report.add("tools", "the tool that does nothing alone", "p50 ms", _EMPTY, floor)
-            report.add("tools", "the nats-py request alone", "p50 ms", _EMPTY, own)
+    mq9, empty = _mq9(broker.folder / "data"), _empty()
+    with PipeClient(mq9) as bare_mq9, PipeClient(empty) as bare_empty:
+        async with Client(mq9) as sdk_mq9, Client(empty) as sdk_empty:
+            clients = {
+                BARE: (await _steps(bare_mq9.call), _nothing(bare_empty.call)),
+                SDK: (await _steps(partial(_call, sdk_mq9)), _nothing(partial(_call, sdk_empty))),
+            }
+            for steps, nothing in clients.values():
+                for step in (*steps.values(), nothing):
+                    await _median_ms(step, 10, 0)
+            for number in range(1, rounds + 1):
+                first = number * calls
+                own = await _median_ms(request, calls, first)
+                report.add("tools", "the nats-py request alone", "p50 ms", _EMPTY, own)
+                for client, (steps, nothing) in clients.items():
+                    floor = await _median_ms(nothing, calls, first)
+                    report.add("tools", f"the tool that does nothing alone, {client}", "p50 ms", _EMPTY, floor)
+                    for name, step in steps.items():
+                        case = f"{name}, {client}"
+                        report.add("tools", case, "p50 ms", "mq9", await _median_ms(step, calls, first))
+                        report.add("tools", case, "p50 ms", _EMPTY, floor + own)
+                        if name in _STATED_MS:
+                            report.add("tools", case, "p50 ms", _STATED, _STATED_MS[name])
     await connection.close()
 
 
-async def _median_ms(step: Callable[[int], Awaitable[None]], calls: int, first: int) -> float:
+async def _steps(call: _Call) -> dict[str, _Step]:
+    """What is measured of mq9, in this order: what is checked was sent before."""
+    mailbox, unused = [(await call("create_mailbox", {}))["mail_id"] for _ in range(2)]
+
+    async def send(i: int) -> None:
+        sent = await call("send", {"to": mailbox, "body": _body(i)})
+        if not sent["stored"]:
+            raise WireError(f"the send was not stored: {sent}")
+
+    async def check(i: int) -> None:
+        inbox = await call("check_inbox", {"mailbox": mailbox, "limit": 1})
+        if [message["body"] for message in inbox["messages"]] != [_body(i)]:
+            raise WireError(f"message {i} was to come: {inbox}")
+
+    async def check_empty(i: int) -> None:
+        inbox = await call("check_inbox", {"mailbox": unused})
+        if inbox["messages"]:
+            raise WireError(f"nothing was to come: {inbox}")
+
+    return {"send": send, "check_inbox, one message": check, "check_inbox, empty": check_empty}
+
+
+def _nothing(call: _Call) -> _Step:
+    async def nothing(i: int) -> None:
+        await call("nothing", {"body": _body(i)})
+
+    return nothing
+
+
+def _body(i: int) -> str:
+    return f"a message of an agent, number {i}"
+
+
+async def _median_ms(step: _Step, calls: int, first: int) -> float:
     times = []
     for i in range(first, first + calls):
         started = time.perf_counter()

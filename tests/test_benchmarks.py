@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import StdioServerParameters
 
 from benchmarks.link import WireError, read
 from benchmarks.load import Frames, one_in_flight_each
+from benchmarks.pipes import PipeClient
 
 ROOT = Path(__file__).parent.parent
 #: The servers that every machine with the tests' packages can run.
@@ -156,6 +159,22 @@ def test_a_connection_that_a_server_closes_is_no_result(peers: list[Peer]) -> No
     peers[0].far.shutdown(socket.SHUT_WR)
     with pytest.raises(WireError, match="closed"):
         one_in_flight_each(peers, [Frames([b"one"], 1, Lines) for _ in peers], seconds=1)
+
+
+def test_a_tool_is_called_over_two_pipes() -> None:
+    parameters = StdioServerParameters(command=sys.executable, args=["-m", "benchmarks.empty_mcp"], cwd=ROOT)
+    with PipeClient(parameters) as client:
+        assert asyncio.run(client.call("nothing", {"body": "x"})) == {"done": True}
+        with pytest.raises(WireError, match="nothing"):
+            asyncio.run(client.call("nothing", {}))
+        with pytest.raises(WireError, match="something"):
+            asyncio.run(client.call("something", {}))
+        assert asyncio.run(client.call("nothing", {"body": ""})) == {"done": False}
+
+
+def test_a_program_that_is_no_mcp_server_is_no_result() -> None:
+    with pytest.raises(WireError, match="ended"):
+        PipeClient(StdioServerParameters(command=sys.executable, args=["-c", ""])).__enter__()
 
 
 def test_a_workload_that_does_not_exist_is_named() -> None:
