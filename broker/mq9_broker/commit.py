@@ -106,7 +106,8 @@ class Committer:
     @property
     def share(self) -> float:
         """Seconds of a turn for one client: where many wait each has less, and sooner again."""
-        return self._hub.share * max(_AT_ONCE / max(len(self._waiting), _AT_ONCE), _LEAST)
+        waiting = len(self._waiting)
+        return self._hub.share * max(_AT_ONCE / waiting, _LEAST) if waiting > _AT_ONCE else self._hub.share
 
     def when_ready(self, resume: Callable[[], None]) -> None:
         """Call `resume` when others have been served and it is not congested; those who wait take turns."""
@@ -140,9 +141,10 @@ class Committer:
         """A new event, which begins a turn or joins it; what is due by now happens before it. Gives the time."""
         hub = self._hub
         now = hub.now = self._clock.now()
-        if self._sweep.due(now) and not self.busy and not hub.refusing:
-            self._sweep.step(now)
-        self.wake_up()
+        if not self._scheduled:
+            if self._sweep.due(now) and self._flying is None and not hub.refusing:
+                self._sweep.step(now)
+            self.wake_up()
         return now
 
     def wake_up(self) -> None:

@@ -100,7 +100,8 @@ class Messages:
             self._schedule.add(place, expires, due_kind(value), entry, mailbox.address.encode())
         if mailbox.watchers or mailbox.waiters or mailbox.groups:
             mailbox.fresh.append((tier, msg_id, value))
-        self._mailboxes.touch(mailbox)
+        if not mailbox.dirty:
+            self._mailboxes.touch(mailbox)
         if replaced is not None:
             # (last of all: a receipt may come back to this mailbox)
             self.lost(mailbox.address, *replaced, "replaced", now)

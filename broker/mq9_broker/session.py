@@ -380,18 +380,19 @@ class Session:
         """Answer a request of this client: only its own subscriptions are looked at, so no other sees an answer."""
         by_subject = self._by_subject
         # client libraries ask with one subscription to inbox.*
-        found = [*by_subject.get(subject[: subject.rfind(b".") + 1] + b"*", ())]
+        found = [*by_subject.get(subject.rpartition(b".")[0] + b".*", ())]
         if self._other_wildcards:
             found = self.hub.router.heard_by(self, subject)
         elif subject in by_subject and subject[-2:] != b".*":
             found += by_subject[subject]
         for subscription in found:
             if subscription.feed is None:
-                self.owed += len(payload)
-                self.out_bytes += len(payload)
+                size = len(payload)
+                self.owed += size
+                self.out_bytes += size
                 if not self.out:
                     self.hub.touch(self)
-                self.out.append(b"MSG %b %b %d\r\n%b\r\n" % (subject, subscription.sid, len(payload), payload))
+                self.out.append(b"MSG %b %b %d\r\n%b\r\n" % (subject, subscription.sid, size, payload))
                 subscription.delivered += 1
                 if subscription.limit and subscription.delivered >= subscription.limit:
                     self.end(subscription)

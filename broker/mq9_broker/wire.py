@@ -41,6 +41,7 @@ Publish = tuple[bytes, bytes, int, int]
 #: What was read out of control lines without a reply subject (subject, size), and of sizes: most come again.
 _lines: dict[bytes, tuple[bytes, int]] = {}
 _sizes: dict[bytes, int] = {}
+_known_line, _known_size = _lines.get, _sizes.get
 
 
 class Receiver(Protocol):
@@ -124,7 +125,6 @@ class Parser:
             self._rest = b""
         limit, most = self._line_limit, self._payload_limit
         find, startswith = data.find, data.startswith
-        known_line, known_size, signals = _lines.get, _sizes.get, self._signals
         end = len(data)
         before = reply = b""
         while pos < end:
@@ -135,7 +135,7 @@ class Parser:
                 start = eol + 1
                 line = data[pos:start]
                 # a line without a reply subject has mostly come before, one with it hardly ever
-                if not reply and (known := known_line(line)) is not None:
+                if not reply and (known := _known_line(line)) is not None:
                     subject, size = known
                     header_size = 0
                 else:
@@ -147,7 +147,7 @@ class Parser:
                         if 3 <= count <= 4 and words[1] and _TAB not in line:
                             subject = words[1]
                             reply = words[2] if count == 4 else b""
-                            size = known_size(words[-1], -1)
+                            size = _known_size(words[-1], -1)
                             header_size = 0
                             if size >= 0 and not reply:
                                 _remember(_lines, line, (subject, size))
@@ -155,8 +155,8 @@ class Parser:
                         if 4 <= count <= 5 and words[1] and _TAB not in line and receiver.headers:
                             subject = words[1]
                             reply = words[2] if count == 5 else b""
-                            size = known_size(words[-1], -1)
-                            header_size = known_size(words[-2], -1)
+                            size = _known_size(words[-1], -1)
+                            header_size = _known_size(words[-2], -1)
                             if not 0 <= header_size <= size:
                                 size = -1
                     elif verb == PING:
@@ -208,7 +208,7 @@ class Parser:
                     pos = ends[handled - 1]
                     if handled < len(replies):
                         return self._stop(data, pos)
-            elif size in (0, _WORD) and (row := signals(data, pos)):
+            elif size in (0, _WORD) and (row := self._signals(data, pos)):
                 found = _SIGNAL.findall(row[0])
                 handled = receiver.on_signals(found)
                 pos = row.end()
@@ -368,7 +368,7 @@ def _requests(
 ) -> tuple[list[bytes], list[bytes], list[int]]:
     """(reply subjects, bodies, where each frame ends) of the PUBs that follow at `pos`, whole, written in the common
     way, to `subject`, without headers; _LONGEST_ROW at the most."""
-    startswith, find, known_size = data.startswith, data.find, _sizes.get
+    startswith, find = data.startswith, data.find
     begin = b"PUB %b " % subject
     skip = len(begin)
     replies: list[bytes] = []
@@ -379,7 +379,7 @@ def _requests(
             break
         eol = find(b"\n", pos + skip, pos + limit)
         reply, _, length = data[pos + skip : eol + 1].partition(b" ")
-        size = known_size(length, most + 1)
+        size = _known_size(length, most + 1)
         stop = eol + 1 + size
         if size > most or not reply or _TAB in reply or data[stop : stop + 2] != _CRLF:
             break
