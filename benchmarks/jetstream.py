@@ -45,6 +45,10 @@ class JetStreamClient(Wire):
         self.sock.sendall(pub(f"$JS.API.CONSUMER.CREATE.{place}", compact(body), f"{self.inbox}.0"))
         return self
 
+    def ready(self) -> None:
+        """(while a consumer is being made, nats-server now and then forgets to send it a message that comes)"""
+        self.message()
+
     def ask(self) -> None:
         """Everything comes by itself."""
 
@@ -110,6 +114,9 @@ class CoreClient(Wire):
         for place in places:
             self.subscribe(f"benchmark.{place}", next(self.sids))
         self.flush()
+
+    def ready(self) -> None:
+        """It is: `listen` waited."""
 
     def ask(self) -> None:
         """Everything comes by itself."""

@@ -38,6 +38,9 @@ class Mq9Client(Wire):
             self.subscribe(f"$mq9.AI.INBOX.{place}", next(self.sids))
         self.flush()
 
+    def ready(self) -> None:
+        self.flush()
+
     def ask(self) -> None:
         """Everything comes by itself."""
 

@@ -18,6 +18,7 @@ def run(report: Report, targets: Sequence[Target], *, rounds: int = 5, count: in
             with target.connect() as sender, target.connect() as receiver:
                 place = sender.place()
                 reader = receiver.reader(place)
+                reader.ready()
                 frames = sender.sends([place], payloads(_WARM + count), 1)
                 answered = frames.answers().take if target.answers else None
                 times = [(one(sender, answered, reader, frames, i), 1) for i in range(frames.count)]

@@ -79,6 +79,9 @@ class _Reader:
         self._last = b"0"
         self._asked = False
 
+    def ready(self) -> None:
+        """It reads on where it stopped."""
+
     def ask(self) -> None:
         if not self._asked:
             words = ("XREAD", "COUNT", _AT_ONCE, "BLOCK", 20_000, "STREAMS", self._place, self._last)

@@ -40,6 +40,7 @@ def _one(report: Report, target: Target, count: int, seconds: float) -> None:
     with target.connect() as sender, target.connect() as receiver:
         place = sender.place()
         reader = receiver.reader(place)
+        reader.ready()
         frames = sender.sends([place], payloads(_RING), 1)
         flood = _start(target, count, seconds) if count else None
         cpu, started = target.server.cpu_seconds(), time.perf_counter()

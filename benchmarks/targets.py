@@ -21,6 +21,9 @@ def fresh_name() -> str:
 class Reader(Protocol):
     """One reader of everything a place holds and of what arrives later, without acknowledgements."""
 
+    def ready(self) -> None:
+        """Returns when what comes to an empty place from now on is sent to it."""
+
     def ask(self) -> None:
         """Ask for more, where the server sends nothing unasked."""
 
