@@ -79,8 +79,8 @@ at a time the two take turns: its share is part of the time then, for every serv
 
 The MCP tools are called by a client of the same kind: it writes a line of JSON and reads one. The Python SDK's client
 calls them, too, for that is what programs in Python have; it takes a third of a millisecond of each call itself, to
-make the request, to hand it from task to task and to check the result. So what is stated of another mail server stands
-beside what the bare client saw; the table of `tools` has both.
+make the request, to hand it from task to task and to check the result. A twentieth of the time that is stated of
+another mail server is 0.65 ms, and that client and an empty server take more. So both are shown.
 """
 
 _EVERY = """\
