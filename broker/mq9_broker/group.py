@@ -19,7 +19,7 @@ from mq9_broker.deadletters import MAX_DELIVER, TERMINATED
 from mq9_broker.errors import Mq9Error
 from mq9_broker.leases import PUT_OFF, Connection, Holder, Lease, Leases
 from mq9_broker.mailboxes import Mailbox
-from mq9_broker.messages import EXAMINED, ROW, cut, watched
+from mq9_broker.messages import COUNTED, ROW, Look, watched
 from mq9_broker.model import NEVER, TIERS, WATCHED
 
 if TYPE_CHECKING:
@@ -127,16 +127,19 @@ class Group:
         Each one taken must be leased or given back; the iterator may be left early. What is given back is the end of
         the last row, and no more is taken then.
         """
-        examined = 0
+        look = Look()
         self.unfinished = False
         for tier in tiers:
             self._passed = set()
             returned = self._returned[tier]
             while returned and limit and returned[0] <= upto:
+                if look.ends():
+                    self.unfinished = True
+                    return
                 msg_id = heappop(returned)
                 if not self._is_back(msg_id) or (returned and returned[0] == msg_id):
                     continue  # (or it is there twice)
-                value = self._messages.get(self.mailbox, tier, msg_id, now)
+                value = self._messages.get(self.mailbox, tier, msg_id, now, look)
                 if value is None:
                     self._forget(msg_id)
                     continue
@@ -149,14 +152,13 @@ class Group:
             found = self._messages.scan(self.mailbox, tier, self._upto[tier], upto)
             least = 0
             while limit:
-                ids, values = cut(found, min(max(limit, least), EXAMINED - examined), size)
+                ids, values = look.cut(found, max(limit, least), size)
                 if not values:
                     break
                 looked_at = len(values)
                 ids, values = self._pass(tier, ids, values, now)
                 # (where some have expired, many more in a row may have)
                 least = ROW if len(values) < looked_at else 0
-                examined += looked_at
                 if len(values) > limit:
                     self.give_back(tier, *ids[limit:])
                     ids, values = ids[:limit], values[:limit]
@@ -165,7 +167,7 @@ class Group:
                     yield tier, ids, values
             if not limit:
                 return
-            if examined >= EXAMINED and next(found, None) is not None:
+            if look.over:
                 self.unfinished = True
                 return
 
@@ -324,19 +326,23 @@ class Group:
         """Per tier how many messages the group has not had yet, each counted to MAX_WAITING."""
         if self._schedule.behind(now):
             self._counted_at = -1
-        counts = []
+        counts, look = [], Look()
         for tier in TIERS:
             returned = self._returned[tier]
             count = 0
             for msg_id in set(returned if len(returned) <= MAX_WAITING else returned[:MAX_WAITING]):
-                if self._is_back(msg_id) and self._messages.get(self.mailbox, tier, msg_id, now) is not None:
+                if self._is_back(msg_id) and (look.ends() or self._is_there(tier, msg_id, now, look)):
                     count += 1
-            counts.append(min(count + self._ahead_of(tier, upto, now), MAX_WAITING))
+            counts.append(min(count + self._ahead_of(tier, upto, now, look), MAX_WAITING))
         return counts
 
-    def _ahead_of(self, tier: int, upto: int, now: int) -> int:
+    def _is_there(self, tier: int, msg_id: int, now: int, look: Look) -> bool:
+        return self._messages.get(self.mailbox, tier, msg_id, now, look) is not None
+
+    def _ahead_of(self, tier: int, upto: int, now: int, look: Look) -> int:
         """How many messages lie between the position and `upto`, counted to MAX_WAITING. What was counted is
-        remembered until a message is removed, so that a reader that works a backlog off counts each one once."""
+        remembered until a message is removed, so that a reader that works a backlog off counts each one once. What
+        `look` does not come to counts as being there."""
         if self._upto[tier] >= self.mailbox.tails[tier]:
             return 0
         if self._counted_at != self.mailbox.removals:
@@ -348,19 +354,15 @@ class Group:
         count, last = self._counted[tier]
         if last <= self._upto[tier]:
             count, last = 0, self._upto[tier]
-        expired = 0
         if count < MAX_WAITING:
-            for msg_id, value in self._messages.read(self.mailbox, tier, last, upto):
-                last = msg_id
-                if (keys.expires_of(value) or NEVER) <= now:
-                    expired += 1
-                    if expired >= EXAMINED // 2:
-                        break
-                elif msg_id not in self._ahead:
-                    count += 1
-                    if count >= MAX_WAITING:
-                        break
+            found = self._messages.scan(self.mailbox, tier, last, upto)
+            while (row := look.cut(found, MAX_WAITING - count, COUNTED))[0]:
+                last = row[0][-1]
+                ids, _ = self._messages.living(*row, now)
+                count += sum(msg_id not in self._ahead for msg_id in ids)
             self._counted[tier] = count, last
+            if look.over:
+                count = min(count + min(upto, self.mailbox.tails[tier]) - last, self.mailbox.counts[tier])
         return count
 
     def has_more(self, tiers: tuple[int, ...], upto: int, now: int) -> bool:

@@ -16,6 +16,10 @@ DEDUP_WINDOW = 120_000
 LATER = -1
 #: How many messages are looked at for one answer: nobody waits long for whoever reads much.
 EXAMINED = 4000
+#: Bytes that take as long to look at as a small message.
+_LARGE = 4096
+#: Bytes that are read in a row of what is only counted.
+COUNTED = 65_536
 #: So many messages are worth to be read ahead.
 _MANY = 64
 #: How many are looked at in a row at least, where some of them may not count.
@@ -153,7 +157,8 @@ class Messages:
 
     def chunk(self, mailbox: Mailbox, tier: int, after: int, upto: int, room: int) -> tuple[Sequence[int], list[bytes]]:
         """(ids, encoded messages) as `read` gives them one by one, until these have `room` bytes or more."""
-        return cut(self.scan(mailbox, tier, after, upto, room), None, room)
+        ids, values, _ = _cut(self.scan(mailbox, tier, after, upto, room), None, room)
+        return ids, values
 
     def scan(self, mailbox: Mailbox, tier: int, after: int, upto: int, room: int = 0) -> Iterator[tuple[bytes, bytes]]:
         """As `read`, with the keys instead of the ids; `room` as in `chunk`."""
@@ -188,9 +193,11 @@ class Messages:
         kept = [at for at, value in enumerate(values) if (keys.expires_of(value) or NEVER) > now]
         return [ids[at] for at in kept], [values[at] for at in kept]
 
-    def get(self, mailbox: Mailbox, tier: int, msg_id: int, now: int) -> bytes | None:
-        """One message, encoded; None when it is gone or expired."""
+    def get(self, mailbox: Mailbox, tier: int, msg_id: int, now: int, look: Look | None = None) -> bytes | None:
+        """One message, encoded; None when it is gone or expired. What it costs is counted in `look`."""
         value = self._stored(mailbox, tier, msg_id)
+        if look is not None:
+            look.add(value or b"")
         return value if value is not None and (keys.expires_of(value) or NEVER) > now else None
 
     @staticmethod
@@ -204,15 +211,14 @@ class Messages:
         return sum(self.counts(mailbox, now))
 
     def counts(self, mailbox: Mailbox, now: int) -> list[int]:
-        """The same for each tier. While a sweep is behind, the first EXAMINED are looked at one by one."""
+        """The same for each tier. While a sweep is behind, one look is taken at them; what it does not reach counts."""
         counts = list(mailbox.counts)
         if self._schedule.behind(now):
-            left = EXAMINED
+            look = Look()
             for tier in TIERS:
-                for _, value in islice(self.read(mailbox, tier, 0, mailbox.last_id), left):
-                    left -= 1
-                    if (keys.expires_of(value) or NEVER) <= now:
-                        counts[tier] -= 1
+                found = self.scan(mailbox, tier, 0, mailbox.last_id)
+                while (row := look.cut(found, EXAMINED, COUNTED))[0]:
+                    counts[tier] -= len(row[0]) - len(self.living(*row, now)[0])
         return counts
 
     def tier_of(self, mailbox: Mailbox, msg_id: int, now: int) -> int | None:
@@ -373,6 +379,36 @@ class Messages:
         self._mailboxes.touch(mailbox)
 
 
+class Look:
+    """A look through messages for one answer, that ends when enough of them have been looked at: then it is `over`, if
+    there are more. One that is large counts as several."""
+
+    __slots__ = ("_left", "over")
+
+    def __init__(self) -> None:
+        self._left = EXAMINED
+        self.over = False
+
+    def cut(self, found: Iterator[tuple[bytes, bytes]], limit: int, size: int) -> tuple[Sequence[int], list[bytes]]:
+        """(ids, encoded messages) of the next of a scan, up to `limit`, until these have `size` bytes or more; none at
+        its end, nor when this look is over."""
+        if self._left <= 0:
+            self.over = next(found, None) is not None
+            return (), []
+        ids, values, rest = _cut(found, min(limit, self._left), size)
+        self._left -= max(len(values), (size - rest) // _LARGE)
+        return ids, values
+
+    def add(self, value: bytes) -> None:
+        """This has been looked at."""
+        self._left -= max(len(value) // _LARGE, 1)
+
+    def ends(self) -> bool:
+        """Whether it is over before the next one, which is there to be looked at."""
+        self.over = self._left <= 0
+        return self.over
+
+
 def due_kind(value: bytes) -> bytes:
     """Of which kind the entry in the index of times is that ends an encoded message."""
     return keys.DUE_WATCHED if value[0] >= WATCHED else keys.DUE_MESSAGE
@@ -382,8 +418,9 @@ def _nobody_asked(address: str, msg_id: int, value: bytes, reason: str, now: int
     return
 
 
-def cut(found: Iterator[tuple[bytes, bytes]], limit: int | None, size: int) -> tuple[Sequence[int], list[bytes]]:
-    """(ids, encoded messages) of the next of a scan, up to `limit`, until these have `size` bytes or more."""
+def _cut(found: Iterator[tuple[bytes, bytes]], limit: int | None, size: int) -> tuple[Sequence[int], list[bytes], int]:
+    """(ids, encoded messages, what is left of `size`) of the next of a scan, up to `limit`, until these have `size`
+    bytes or more."""
     stored: list[bytes] = []
     values: list[bytes] = []
     for key, value in islice(found, limit):
@@ -393,9 +430,9 @@ def cut(found: Iterator[tuple[bytes, bytes]], limit: int | None, size: int) -> t
         if size <= 0:
             break
     if not stored:
-        return (), values
+        return (), values, size
     ids = range(_id_of(stored[0]), _id_of(stored[-1]) + 1)
-    return ids if len(ids) == len(stored) else [*map(_id_of, stored)], values
+    return ids if len(ids) == len(stored) else [*map(_id_of, stored)], values, size
 
 
 def watched(ids: Sequence[int], values: list[bytes]) -> list[tuple[int, bytes]]:

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.inprocess import AI, OPTIONS, Broker, Client, FaultyStore, by_name, entries, fetching, pub
-from mq9_broker import commit, feeds, group, messages, router
+from mq9_broker import commit, feeds, messages, router
 from mq9_broker.auth import Users
 from mq9_broker.clock import ManualClock
-from mq9_broker.dialects import reading
 from mq9_broker.model import Limits
+from mq9_broker.store.memory import MemoryStore
 from mq9_broker.sweep import Sweep
 
 QUERIES = 20
@@ -362,8 +362,7 @@ def unswept(monkeypatch: pytest.MonkeyPatch) -> Client:
     client.send(*(pub("MAILBOX.box", b"x", headers={"mq9-ttl": 10}) for _ in range(50)))
     client.put("box", "lives")
     broker.clock.advance(30)
-    for module in (messages, group, reading):
-        monkeypatch.setattr(module, "EXAMINED", 5)
+    monkeypatch.setattr(messages, "EXAMINED", 5)
     monkeypatch.setattr("mq9_broker.dialects.native.EXAMINED", 5)
     monkeypatch.setattr(feeds, "_LOOKED_AT", 5)
     return client
@@ -415,6 +414,78 @@ def test_the_directory_goes_on_looking(unswept: Client) -> None:
     assert [line for line in by_name(frame.json for frame in client.take("all")) if line[0] == "created"] == [
         ("created", "box")
     ]
+
+
+# ---- what is large ----
+
+PIECE = 16_384
+
+
+class CountingStore(MemoryStore):
+    """It counts the bytes that are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        value = super().get(key)
+        self.read += len(value or b"")
+        return value
+
+    def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in super().scan(start, end, ahead):
+            self.read += len(value)
+            yield key, value
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pub("MAILBOX.QUERY.box", {"limit": 1, "group_name": "given"}, reply="_INBOX.c1.last"),
+        pub("MAILBOX.box", "one more", reply="_INBOX.c1.last"),
+        pub("MSG.FETCH.box", fetching(wait=5000), reply="_INBOX.c1.last"),
+        pub("MSG.FETCH.box", fetching("new", wait=5000, limit=3), reply="_INBOX.c1.last"),
+        pub("MSG.FETCH.box", fetching("given", wait=5000), reply="_INBOX.c1.last"),
+        f"SUB {AI}INBOX.box new all\r\n".encode(),
+        f"SUB {AI}INBOX.box given all\r\n".encode(),
+    ],
+)
+@pytest.mark.parametrize("expired", [False, True])
+def test_what_is_looked_at_in_a_turn_is_bounded_in_bytes(
+    command: bytes, expired: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 120 large messages, between two small ones, a group was given all and has none; others never had any."""
+    store = CountingStore()
+    broker = Broker(store, limits=Limits(max_payload=4 * PIECE))
+    client, gone = broker.client(), broker.client()
+    client.create(name="box", public=True, ttl=0, max_msgs=122)
+    client.put("box", "first")
+    client.send(pub("MAILBOX.box", b"x" * PIECE, headers={"mq9-ttl": 10}) * 120)
+    client.put("box", "last")
+    assert [len(gone.fetch("box", "given", limit=1)["messages"]) for _ in range(121)] == [1] * 121
+    gone.hang_up()
+    monkeypatch.setattr(messages, "EXAMINED", 64)
+    if expired:
+        monkeypatch.setattr(Sweep, "due", lambda *_: False)
+        broker.clock.advance(10)
+    store.read = 0
+    client.feed(command)
+    read = [0, store.read, *(store.read for _ in turns(broker)), store.read]
+    assert client.frames
+    # (one command may look three times, and a row ends behind the message with which it is too long)
+    assert max(after - before for before, after in pairwise(read)) < 3 * (64 * 4096 + 4 * PIECE)
+
+
+def test_what_a_look_does_not_come_to_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Broker().client()
+    owner = client.create(name="box", public=True, ttl=0)["owner"]
+    client.send(pub("MAILBOX.box", b"x" * PIECE) * 40)
+    client.request(f"MSG.DELETE.{owner}.5")
+    monkeypatch.setattr(messages, "EXAMINED", 64)
+    told = [client.fetch("box", "workers", limit=1)["waiting"]["normal"] for _ in range(39)]
+    # (it goes on where the last one ended, so the figure is exact before long)
+    assert told == [*range(38, -1, -1)]
 
 
 # ---- what waits ----

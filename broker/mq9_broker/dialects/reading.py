@@ -15,7 +15,7 @@ from mq9_broker.group import MAX_WAITING, Group
 from mq9_broker.groups import check_acknowledge, check_group
 from mq9_broker.hub import Hub
 from mq9_broker.mailboxes import Mailbox
-from mq9_broker.messages import EXAMINED, ROW, TAGS, Messages, cut, watched
+from mq9_broker.messages import ROW, TAGS, Look, watched
 from mq9_broker.model import TIER_NAMES, TIERS, WORDS, Message
 from mq9_broker.session import Session
 from mq9_broker.timers import Timer
@@ -23,8 +23,6 @@ from mq9_broker.timers import Timer
 MAX_WAIT_MS = 300_000
 _REST = 512  # what a reply holds beside its messages
 _MAX_ID = 1 << 62
-#: Bytes that take as long to look at as a small message.
-_LARGE = 4096
 _WAITING = ',"waiting":{' + ",".join(f'"{name}":%d' for name in TIER_NAMES) + "}"
 
 
@@ -112,10 +110,10 @@ class Fetch:
 
     def _plain(self, upto: int, now: int) -> tuple[list[bytes], bool]:
         reader = self._reader
-        page, look = Page(reader.room, self._wanted), Look(reader.messages)
+        page, look = Page(reader.room, self._wanted), Look()
         self.unfinished = False
         for tier in TIERS:
-            for ids, values in look.rows(self.mailbox, tier, self._after[tier], upto, page):
+            for ids, values in reader.rows(self.mailbox, tier, self._after[tier], upto, page, look):
                 last = ids[-1]
                 ids, values = reader.messages.living(ids, values, now)
                 fit = page.add(ids, values, [0] * len(ids))
@@ -204,34 +202,6 @@ class Page:
         return count
 
 
-class Look:
-    """A look through messages for one answer, that ends when enough of them have been looked at: `over`. One that is
-    large counts as several."""
-
-    __slots__ = ("_left", "_messages", "over")
-
-    def __init__(self, messages: Messages) -> None:
-        self._messages = messages
-        self._left = EXAMINED
-        self.over = False
-
-    def rows(
-        self, mailbox: Mailbox, tier: int, after: int, upto: int, page: Page
-    ) -> Iterator[tuple[Sequence[int], list[bytes]]]:
-        """(ids, encoded messages) of a tier with after < id <= upto, expired ones included, as the page has room."""
-        found = self._messages.scan(mailbox, tier, after, upto)
-        least = 0
-        while self._left > 0:
-            ids, values = cut(found, min(max(page.left + 1, least), self._left), page.room)
-            if not values:
-                return
-            self._left -= max(len(values), sum(map(len, values)) // _LARGE)
-            yield ids, values
-            # (where some did not count, many more in a row may not)
-            least = ROW
-        self.over = next(found, None) is not None
-
-
 class Reader:
     """The reading verbs."""
 
@@ -252,7 +222,7 @@ class Reader:
             group = self.groups.find(mailbox, check_group(name))
             counts = group.waiting(mailbox.last_id, now) if group else self._stored(mailbox, now)
             waiting = _waiting(counts)
-        page, look = Page(self.room, limit), Look(self.messages)
+        page, look = Page(self.room, limit), Look()
         following = ""
         only = self.messages.by_key(mailbox, key) if key else None
         while tier < len(TIERS) and limit and not following and (only or not key):
@@ -260,7 +230,7 @@ class Reader:
             start, upto = after, mailbox.last_id
             if only is not None:
                 start, upto = (max(after, only[1] - 1), only[1]) if tier == only[0] else (0, 0)
-            for looked_at, values in look.rows(mailbox, tier, start, upto, page):
+            for looked_at, values in self.rows(mailbox, tier, start, upto, page, look):
                 ids, values = self.messages.living(looked_at, values, now)
                 if since or tags:
                     kept = [
@@ -281,6 +251,17 @@ class Reader:
             tier, after = tier + 1, 0
         tail = f',"next":"{following}"' if following else ""
         return _reply(page.found, f'"unread":{self.messages.count(mailbox, now)}{tail}{waiting}')
+
+    def rows(
+        self, mailbox: Mailbox, tier: int, after: int, upto: int, page: Page, look: Look
+    ) -> Iterator[tuple[Sequence[int], list[bytes]]]:
+        """(ids, encoded messages) of a tier with after < id <= upto, expired ones included, as the page has room."""
+        found = self.messages.scan(mailbox, tier, after, upto)
+        least = 0
+        while (row := look.cut(found, max(page.left + 1, least), page.room))[0]:
+            yield row
+            # (where some did not count, many more in a row may not)
+            least = ROW
 
     def delivered(self, mailbox: Mailbox, group: str, ids: Sequence[int], values: list[bytes]) -> None:
         """These are written to a reader; some may be watched."""
