@@ -279,12 +279,12 @@ class Messages:
         if value is not None:
             self.lost(address, msg_id, value, "mailbox", now)
 
-    def due(self, mailbox: Mailbox, serial: int, now: int) -> None:
-        """A delayed message's time has come."""
+    def due(self, mailbox: Mailbox, serial: int, now: int) -> int:
+        """A delayed message's time has come; gives its bytes."""
         key = keys.delayed(mailbox.incarnation, serial)
         value = mailbox.pending.get(key)
         if value is None:
-            return
+            return 0
         mailbox.pending.delete(key)
         mailbox.delayed -= 1
         expires = keys.expires_of(value)
@@ -294,6 +294,7 @@ class Messages:
             self._mailboxes.touch(mailbox)
             if value[0] & EXPIRED:
                 self.lost(mailbox.address, LATER, value, "ttl", now)
+        return len(value)
 
     # what is watched
 

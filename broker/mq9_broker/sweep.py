@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 #: Records one step may touch: what a client may have to wait for.
 STEP = 64
+#: Bytes of delayed messages that one step delivers: the last of them may be larger.
+_DELIVERED = 1_048_576
 _RANGE_ABOVE = 1000
 _BEYOND = b"\xff" * 9
 
@@ -33,6 +35,8 @@ class Sweep:
         self._board = board
         # how far the records of one ended mailbox are gone: what was deleted is not looked through again
         self._reached = dict.fromkeys(mailboxes.places, b"")
+        # how many bytes of delayed messages this step may still deliver
+        self._room = 0
 
     def due(self, now: int) -> bool:
         """Whether a step has something to do."""
@@ -40,13 +44,20 @@ class Sweep:
 
     def step(self, now: int) -> bool:
         """One small step; whether there is more to do at once."""
-        taken = self._mailboxes.schedule.take(now, STEP)
+        schedule = self._mailboxes.schedule
+        taken = schedule.take(now, STEP)
+        self._room = _DELIVERED
         for place, when, kind, rest, value in taken:
+            if self._room <= 0:
+                schedule.add(place, when, kind, rest, value)
+                continue
             try:
                 self._settle(place, kind, rest, value.decode(), when, now)
             except Exception:
                 # a defect of ours: what else is due happens, and whoever comes next keeps its connection
                 _log.exception("something that was due hit a defect and is left out")
+        if self._room <= 0:
+            return True
         left = STEP - len(taken)
         for place in self._mailboxes.places:
             left = self._purge(place, left, now)
@@ -81,7 +92,7 @@ class Sweep:
         elif kind == keys.DUE_WATCHED:
             self._messages.watched_expired(mailbox, rest[8], keys.number(rest[9:]), now)
         elif kind == keys.DUE_DELAYED:
-            self._messages.due(mailbox, keys.number(rest[8:]), now)
+            self._room -= self._messages.due(mailbox, keys.number(rest[8:]), now)
         elif kind == keys.DUE_GROUP:
             self._groups.look(mailbox, rest[8:].decode(), now)
 

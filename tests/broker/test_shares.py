@@ -477,6 +477,24 @@ def test_what_is_looked_at_in_a_turn_is_bounded_in_bytes(
     assert max(after - before for before, after in pairwise(read)) < 3 * (64 * 4096 + 4 * PIECE)
 
 
+def test_large_messages_whose_time_comes_at_once_share_turns_in_their_order() -> None:
+    broker = Broker()
+    client = broker.client()
+    client.create(name="box", public=True, ttl=0)
+    for number in range(20):
+        body = f"{number} ".encode() + b"x" * 500_000
+        client.send(pub("MAILBOX.box", body, headers={"mq9-delay": 10 + number % 2}))
+    sid = client.subscribe("INBOX.box")
+    mailbox = broker.find("box")
+    assert mailbox is not None
+    broker.clock.advance(20)
+    client.feed(b"PING\r\n")
+    stored = [0, mailbox.count, *(mailbox.count for _ in turns(broker)), mailbox.count]
+    assert max(after - before for before, after in pairwise(stored)) == 3
+    assert [int(body.split()[0]) for body in client.bodies(sid)] == [*range(0, 20, 2), *range(1, 20, 2)]
+    assert client.request("MAILBOX.QUERY.box", {"limit": 0})["unread"] == 20
+
+
 def test_what_a_look_does_not_come_to_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Broker().client()
     owner = client.create(name="box", public=True, ttl=0)["owner"]
