@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 _log = logging.getLogger(__name__)
 
@@ -35,11 +36,46 @@ def open_standard_streams() -> None:
     os.close(descriptor)
 
 
-def processors() -> int:
-    """How many cores this process may run on; where the system does not tell, how many there are."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def processors(root: Path = Path("/")) -> float:
+    """How many cores' time this process may take: of those it may run on, or what its control group (cgroup) allots
+    where that is less. `root` is where the system's files are."""
+    if sys.version_info >= (3, 13):
+        cores = os.process_cpu_count()
+    elif sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count()
+    return min(cores or 1, _allotted(root))
+
+
+def _allotted(root: Path) -> float:
+    """The least that the control group of this process and those above it allot, in cores."""
+    most = math.inf
+    groups = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        own = PurePosixPath(path)
+        for group in (own, *own.parents):
+            if not controllers:
+                limit = _text(groups / str(group)[1:] / "cpu.max")
+            elif "cpu" in controllers.split(","):
+                place = groups / "cpu" / str(group)[1:]
+                limit = _text(place / "cpu.cfs_quota_us") + _text(place / "cpu.cfs_period_us")
+            else:
+                break
+            # (microseconds of so many; without a limit the first is no number)
+            words = limit.split()
+            if len(words) == 2 and all(map(str.isdigit, words)):
+                most = min(most, int(words[0]) / int(words[1]))
+    return most
+
+
+def _text(file: Path) -> str:
+    """What a file holds; nothing when there is none."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 class Processor:

@@ -155,7 +155,7 @@ async def _serve(config: Config, folder: DataDir, reload: Callable[[], Config]) 
         housekeeping = Housekeeping(disk, committer, loop)
         housekeeping.look()
         if process.processors() > 1:
-            # (on a single one the clients could not run meanwhile)
+            # (on a single one, or with no more of its time, the clients could not run meanwhile)
             Vigil(committer, clock, loop)
         if config.monitor_port is not None:
             monitor = await _monitor(server, config, clock)
