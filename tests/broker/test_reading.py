@@ -200,7 +200,11 @@ _number = st.one_of(
 )
 _json = st.recursive(
     st.one_of(st.none(), st.booleans(), _number, st.text(st.characters(), max_size=5)),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.sampled_from("ab\ud800é"), inner)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(st.integers(1, 1 << 66), max_size=3),
+        st.dictionaries(st.sampled_from("ab\ud800é"), inner),
+    ),
     max_leaves=8,
 )
 _SEVERAL = [
@@ -236,6 +240,33 @@ def test_a_request_that_is_hardly_json_is_what_json_reads_in_it(payload: bytes) 
     read_in_both_ways(payload)
 
 
+@pytest.mark.parametrize("number", [1 << 64, -(1 << 63) - 1, 10**40, 10**400])
+def test_a_huge_integer_is_refused_as_any_other(number: int) -> None:
+    client = Broker().client()
+    client.create(name="box")
+    client.put("box", "one")
+    client.fetch("box", "g")
+
+    def refused(verb: str, **fields: object) -> str:
+        text = client.request(f"MSG.{verb}.box", fields)["error"]
+        assert isinstance(text, str)
+        return text
+
+    shown = str(number) if number < 10**50 else str(number)[:57] + "..."
+    ids = {"group_name": "g", "msg_ids": [1, number]}
+    if number > 0:
+        assert refused("ACK", **ids) == f"message {number} does not exist: the newest is 1"
+    else:
+        assert refused("ACK", **ids) == f"msg_ids must be a list of msg_ids, not [1, {shown}]"
+    assert refused("ACK", group_name="g", msg_id=number) == f"msg_id must be from 1 to {1 << 62}, not {shown}"
+    assert refused("QUERY", limit=number) == f"limit must be from 0 to 1000, not {shown}"
+    assert refused("FETCH", config={"num_msgs": number}) == f"num_msgs must be from 0 to {1 << 62}, not {shown}"
+    assert refused("FETCH", config=number) == f"config must be a JSON object, not {shown}"
+    shown = json.dumps([number])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    assert refused("QUERY", tags=[number]) == f"tags must be a list of strings, not {shown}"
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1.5", "1e3"])
 def test_what_is_no_integer_is_called_so(number: str) -> None:
     with pytest.raises(Mq9Error, match="a must be an integer, not"):
@@ -255,11 +286,28 @@ def read_in_both_ways(payload: bytes) -> None:
         return
     found, wanted = Fields.parse(payload), Fields(expected)
     assert repr(found._values) in (repr(expected), repr(rounded(expected)))
-    for read in ("boolean", "text", "nested"):
-        assert outcome(found, read, "a") == outcome(wanted, read, "a")
-    assert outcome(found, "integer", "a", 5, 0, 1 << 62) == outcome(wanted, "integer", "a", 5, 0, 1 << 62)
-    if repr(found._values) == repr(expected):
-        assert outcome(found, "ids", "a") == outcome(wanted, "ids", "a")
+    for fields, json_fields in ((found, wanted), *nested(found, wanted)):
+        for read, arguments in READS.items():
+            assert outcome(fields, read, *arguments) == outcome(json_fields, read, *arguments)
+
+
+READS: dict[str, tuple[object, ...]] = {
+    "boolean": (),
+    "text": (),
+    "nested": (),
+    "ids": (),
+    "choice": (("b",),),
+    "texts": (2,),
+    "integer": (5, 0, 1 << 62),
+}
+
+
+def nested(found: Fields, wanted: Fields) -> list[tuple[Fields, Fields]]:
+    """The object in both, when there is one."""
+    try:
+        return [(found.nested("a"), wanted.nested("a"))]
+    except Mq9Error:
+        return []
 
 
 def rounded(value: Any) -> Any:
@@ -273,9 +321,9 @@ def rounded(value: Any) -> Any:
 
 
 def outcome(fields: Fields, read: str, *arguments: object) -> str:
-    """What a field is read as, or the rule it breaks; not how a number is written in that."""
+    """What the field `a` is read as, or what is said of it."""
     try:
-        found = getattr(fields, read)(*arguments)
+        found = getattr(fields, read)("a", *arguments)
     except Mq9Error as refused:
-        return refused.text.partition(", not ")[0]
+        return refused.text
     return repr(found if read != "nested" else rounded(found._values))

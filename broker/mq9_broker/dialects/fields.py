@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -12,12 +11,15 @@ from mq9_broker.errors import Mq9Error
 
 
 class Fields:
-    """One request. Unknown fields are ignored, `null` is absent, an empty payload is `{}`."""
+    """One request, or an object in it: `text` is that of the request, `within` the names that lead to the object.
+    Unknown fields are ignored, `null` is absent, an empty payload is `{}`."""
 
-    __slots__ = ("_values",)
+    __slots__ = ("_text", "_values", "_within")
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Any], text: bytes = b"", within: tuple[str, ...] = ()) -> None:
         self._values = values
+        self._text = text
+        self._within = within
 
     @classmethod
     def parse(cls, payload: bytes) -> Fields:
@@ -33,7 +35,7 @@ class Fields:
                 raise Mq9Error("the request is not valid JSON") from None
         if not isinstance(values, dict):
             raise Mq9Error(f"the request must be a JSON object, not {_kind(values)}")
-        return cls(values)
+        return cls(values, payload)
 
     def has(self, name: str) -> bool:
         return self._values.get(name) is not None
@@ -42,11 +44,11 @@ class Fields:
         value = self._values.get(name)
         if value is None:
             return default
-        if not isinstance(value, int) or isinstance(value, bool):
-            # (an integer of more than 64 bits was read as a float)
-            if not isinstance(value, float) or not 1 << 63 <= abs(value) < math.inf:
-                raise Mq9Error(f"{name} must be an integer, not {_shown(value)}")
-        elif low <= value <= high:
+        if type(value) is not int:
+            value = self._said(name)
+        if type(value) is not int:
+            raise Mq9Error(f"{name} must be an integer, not {_shown(value)}")
+        if low <= value <= high:
             return value
         raise Mq9Error(f"{name} must be from {low} to {high}, not {_shown(value)}")
 
@@ -55,7 +57,7 @@ class Fields:
         if value is None:
             return False
         if not isinstance(value, bool):
-            raise Mq9Error(f"{name} must be true or false, not {_shown(value)}")
+            raise Mq9Error(f"{name} must be true or false, not {_shown(self._said(name))}")
         return value
 
     def text(self, name: str, default: str = "", limit: int = 1024) -> str:
@@ -63,7 +65,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, str):
-            raise Mq9Error(f"{name} must be a string, not {_shown(value)}")
+            raise Mq9Error(f"{name} must be a string, not {_shown(self._said(name))}")
         if len(value) > limit:
             raise Mq9Error(f"{name} has {len(value)} characters, allowed are {limit}")
         try:
@@ -83,7 +85,9 @@ class Fields:
         value = self._values.get(name)
         if value is None:
             return None
-        if not isinstance(value, list) or (value and ({*map(type, value)} != {int} or min(value) < 1)):
+        if not _are_ids(value):
+            value = self._said(name)
+        if not _are_ids(value):
             raise Mq9Error(f"{name} must be a list of msg_ids, not {_shown(value)}")
         if len(value) > 10_000:
             raise Mq9Error(f"{name} has {len(value)} msg_ids, allowed are 10000 at a time")
@@ -95,7 +99,7 @@ class Fields:
         if value is None:
             return []
         if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
-            raise Mq9Error(f"{name} must be a list of strings, not {_shown(value)}")
+            raise Mq9Error(f"{name} must be a list of strings, not {_shown(self._said(name))}")
         if len(value) > most:
             raise Mq9Error(f"{name} has {len(value)} entries, allowed are {most}")
         return [Fields({name: text}).text(name) for text in value]
@@ -105,8 +109,22 @@ class Fields:
         if value is None:
             return Fields({})
         if not isinstance(value, dict):
-            raise Mq9Error(f"{name} must be a JSON object, not {_shown(value)}")
-        return Fields(value)
+            raise Mq9Error(f"{name} must be a JSON object, not {_shown(self._said(name))}")
+        return Fields(value, self._text, (*self._within, name))
+
+    def _said(self, name: str) -> Any:
+        """A value as json reads it: orjson makes a float of an integer of more than 64 bits."""
+        try:
+            values = json.loads(self._text or b"{}")
+        except RecursionError:
+            values = {}
+        for outer in self._within:
+            values = values.get(outer, {})
+        return values.get(name, self._values.get(name))
+
+
+def _are_ids(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and (not value or ({*map(type, value)} == {int} and min(value) >= 1))
 
 
 def _kind(value: object) -> str:
