@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import stat
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from types import TracebackType
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 16  # bytes that are read at once
 AHEAD = 1000  # messages that wait to be written when no more are taken: whoever asks has to read, too
+ENDING = [getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM") if hasattr(signal, name)]
 
 
 @asynccontextmanager
@@ -42,15 +44,37 @@ async def streams() -> AsyncIterator[tuple[ReadStream[SessionMessage | Exception
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    blocking = [(descriptor, os.get_blocking(descriptor)) for descriptor in (reading, writing)]
-    for descriptor, _ in blocking:
-        os.set_blocking(descriptor, False)
-    try:
+    with _not_blocking(reading, writing):
         outgoing = Outgoing(writing)
         yield Incoming(reading, outgoing), outgoing
+
+
+@contextmanager
+def _not_blocking(*descriptors: int) -> Iterator[None]:
+    """Around the use of files that are not ours alone: a shell may have others read and write them after us. They are
+    left as they were, also by a signal that ends the process at once."""
+    before = [(descriptor, os.get_blocking(descriptor)) for descriptor in descriptors]
+
+    def restore() -> None:
+        for descriptor, blocking in before:
+            os.set_blocking(descriptor, blocking)
+
+    def end(number: int, _: FrameType | None) -> None:
+        restore()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    ending = [number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ending:
+        signal.signal(number, end)
+    try:
+        for descriptor in descriptors:
+            os.set_blocking(descriptor, False)
+        yield
     finally:
-        for descriptor, before in blocking:
-            os.set_blocking(descriptor, before)  # not ours alone: a shell may have others read and write them after us
+        restore()
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class _End:

@@ -176,6 +176,43 @@ def test_a_signal_ends_it_at_once(server: Broker, tmp_path: Path, signum: signal
     assert process.communicate()[1] == b""
 
 
+@pytest.mark.parametrize("signum", [None, signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_its_streams_are_left_as_they_were(server: Broker, tmp_path: Path, signum: signal.Signals | None) -> None:
+    """They may be a shell's, which others read and write afterwards."""
+    environment = {**os.environ, "MQ9_URL": server.url, "MQ9_DATA_DIR": str(tmp_path / "data")}
+    (stdin, asking), (answers, stdout) = os.pipe(), os.pipe()
+    process = subprocess.Popen(COMMAND, env=environment, stdin=stdin, stdout=stdout)
+    os.write(asking, hello())
+    assert b"protocolVersion" in os.read(answers, 1 << 16)
+    assert not os.get_blocking(stdin)
+    assert not os.get_blocking(stdout)
+    if signum is None:
+        os.close(asking)
+        assert process.wait(20) == 0
+    else:
+        process.send_signal(signum)
+        assert process.wait(5) == -signum
+        os.close(asking)
+    assert os.get_blocking(stdin)
+    assert os.get_blocking(stdout)
+    for descriptor in (stdin, answers, stdout):
+        os.close(descriptor)
+
+
+def test_a_signal_that_is_to_be_ignored_is(server: Broker, tmp_path: Path) -> None:
+    command = ["sh", "-c", 'trap "" HUP INT; exec "$@"', "sh", *COMMAND]
+    environment = {**os.environ, "MQ9_URL": server.url, "MQ9_DATA_DIR": str(tmp_path / "data")}
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(hello())
+    process.stdin.flush()
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    answer, _ = process.communicate(hello(), timeout=20)
+    assert (b"protocolVersion" in answer, process.returncode) == (True, 0)
+
+
 @pytest.mark.parametrize("noise", [b"\n", b"not json\n", b"\xff\xfe\n", b"[]\n", b'{"jsonrpc":"2.0","id":1}\n'])
 def test_noise_on_stdin_is_survived(server: Broker, tmp_path: Path, noise: bytes) -> None:
     environment = {**os.environ, "MQ9_URL": server.url, "MQ9_DATA_DIR": str(tmp_path / "data")}
