@@ -152,15 +152,26 @@ class Hub:
         self.promises.append((out, place, len(out), session, subject, replies[0]))
         return True
 
+    def keep(self, session: Session, subject: bytes, payloads: list[bytes]) -> bool:
+        """The same for what a client wants no answers to."""
+        if not self.dialect.store(subject, [], payloads):
+            return False
+        self._promise(session, [subject] * len(payloads))
+        return True
+
     def acknowledge(self, session: Session, signals: list[tuple[bytes, bytes]]) -> bool:
         """Take what a client publishes in a row as acknowledgements; False when it has to be published one by one."""
         if not self.dialect.acknowledge(session, signals):
             return False
+        self._promise(session, [subject for subject, _ in signals])
+        return True
+
+    def _promise(self, session: Session, subjects: list[bytes]) -> None:
+        """What was published to these rests on the turn's writes; nothing was answered."""
         session.pushed_to = True
         out = session.out
         place = len(out)
-        self.promises += [(out, place, place, session, subject, b"") for subject, _ in signals]
-        return True
+        self.promises += [(out, place, place, session, subject, b"") for subject in subjects]
 
     def refuse(self, session: Session, subject: bytes, reply: bytes, text: str) -> None:
         """Tell the one who caused it: by the reply where there is one to answer, else by -ERR."""

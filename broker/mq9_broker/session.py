@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 from mq9_broker import subjects, wire
 from mq9_broker.errors import ProtocolError
 from mq9_broker.model import PREFIX, Limits
+from mq9_broker.wire import LONGEST_ROW
 
 if TYPE_CHECKING:
     from mq9_broker.feeds import Feed
@@ -215,8 +217,13 @@ class Session:
 
     def on_run(self, subject: bytes, reply: bytes, header_size: int, bodies: list[bytes]) -> int:
         if self.talkative or subject[:8] == _PREFIX:
+            stored = 0
+            while not reply and not header_size and self._store(subject, [], bodies[stored : stored + LONGEST_ROW]):
+                stored += LONGEST_ROW
+                if stored >= len(bodies) or self.hub.late:
+                    return min(stored, len(bodies))
             # each one is answered, or may raise
-            for number, body in enumerate(bodies, 1):
+            for number, body in enumerate(bodies[stored:], stored + 1):
                 if self.on_publish(subject, reply, body[:header_size], body[header_size:]):
                     return number
             return len(bodies)
@@ -227,20 +234,27 @@ class Session:
         return self.hub.router.route_run(self, subject, reply, header_size, bodies)
 
     def on_requests(self, subject: bytes, replies: list[bytes], bodies: list[bytes]) -> int:
-        if (
-            not self.talkative
-            and subject[:8] == _PREFIX
-            and self.owed <= self._max_pending
-            and (listener := self._sole_listener(replies)) is not None
-            and self.hub.store(listener, subject, replies, bodies)
-        ):
-            self.in_msgs += len(bodies)
-            self.in_bytes += sum(map(len, bodies))
+        if self._store(subject, replies, bodies):
             return len(bodies)
-        for number, (reply, body) in enumerate(zip(replies, bodies, strict=True), 1):
+        for number, (reply, body) in enumerate(zip(replies or repeat(b""), bodies, strict=False), 1):
             if self.on_publish(subject, reply, b"", body):
                 return number
         return len(bodies)
+
+    def _store(self, subject: bytes, replies: list[bytes], bodies: list[bytes]) -> bool:
+        """Store what comes in a row, each with its reply subject or all without one; False when it has to be published
+        one by one."""
+        if self.talkative or subject[:8] != _PREFIX or self.owed > self._max_pending:
+            return False
+        if replies:
+            listener = self._sole_listener(replies)
+            stored = listener is not None and self.hub.store(listener, subject, replies, bodies)
+        else:
+            stored = self.hub.keep(self, subject, bodies)
+        if stored:
+            self.in_msgs += len(bodies)
+            self.in_bytes += sum(map(len, bodies))
+        return stored
 
     def on_signals(self, signals: list[tuple[bytes, bytes]]) -> int:
         if not self.talkative and self.owed <= self._max_pending and self.hub.acknowledge(self, signals):

@@ -30,7 +30,11 @@ _LONGEST_KNOWN = 192
 _LONGEST_VERB = max(map(len, _VERBS))
 #: Requests that are handled at once: between rows it is seen whether that is enough for now, and what was read of a row
 #: that is not handled whole is read again.
-_LONGEST_ROW = 256
+LONGEST_ROW = 256
+#: Where the arguments of a PUB begin.
+_ARGUMENTS = len(b"PUB ")
+#: What is sent to subjects that begin so is mostly stored or answered, not passed on.
+_SERVICE = b"$"
 #: A publish without a reply subject of nothing or a word of four letters: so clients acknowledge.
 _WORD = 4
 _SIGNAL = re.compile(rb"PUB ([^ \t\r\n]+)  ?[04]\r\n([^\r\n]*)\r\n")
@@ -60,7 +64,8 @@ class Receiver(Protocol):
         ...
 
     def on_requests(self, subject: bytes, replies: list[bytes], bodies: list[bytes]) -> int:
-        """Publishes to one subject without headers, each with its reply subject. Gives what `on_run` does."""
+        """Publishes to one subject without headers, each with its reply subject, or all without one: then there are no
+        `replies`. Gives what `on_run` does."""
         ...
 
     def on_signals(self, signals: list[tuple[bytes, bytes]]) -> int:
@@ -198,17 +203,20 @@ class Parser:
             pos = stop + 2
             if enough and pos < end:
                 return self._stop(data, pos)
-            # (who asks for an answer to each mostly asks the same again)
-            if header_size or pos >= end or (reply and not startswith(subject, pos + len(b"PUB "))):
+            if header_size or pos >= end:
                 continue
-            if reply:
-                replies, bodies, ends = _requests(data, subject, pos, limit, most)
-                if replies:
+            # (who asks for an answer to each mostly asks the same again, and who asks for none sends; what is the same
+            # in all is a run)
+            if (reply or subject[:1] == _SERVICE) and startswith(subject, pos + _ARGUMENTS):
+                if not reply and startswith(line, pos):
+                    continue
+                replies, bodies, ends = _requests(data, subject, bool(reply), pos, limit, most)
+                if bodies:
                     handled = receiver.on_requests(subject, replies, bodies)
                     pos = ends[handled - 1]
-                    if handled < len(replies):
+                    if handled < len(bodies):
                         return self._stop(data, pos)
-            elif size in (0, _WORD) and (row := self._signals(data, pos)):
+            elif size in (0, _WORD) and not (reply or startswith(line, pos)) and (row := self._signals(data, pos)):
                 found = _SIGNAL.findall(row[0])
                 handled = receiver.on_signals(found)
                 pos = row.end()
@@ -364,26 +372,33 @@ def _run(data: bytes, line: bytes, start: int, stop: int) -> list[bytes]:
 
 
 def _requests(
-    data: bytes, subject: bytes, pos: int, limit: int, most: int
+    data: bytes, subject: bytes, asked: bool, pos: int, limit: int, most: int
 ) -> tuple[list[bytes], list[bytes], list[int]]:
     """(reply subjects, bodies, where each frame ends) of the PUBs that follow at `pos`, whole, written in the common
-    way, to `subject`, without headers; _LONGEST_ROW at the most."""
+    way, to `subject`, without headers, with a reply subject each or (not `asked`) without; LONGEST_ROW at the most."""
     startswith, find = data.startswith, data.find
     begin = b"PUB %b " % subject
+    if not asked and startswith(b" ", pos + len(begin)):
+        begin += b" "
     skip = len(begin)
     replies: list[bytes] = []
     bodies: list[bytes] = []
     ends: list[int] = []
-    for _ in range(_LONGEST_ROW):
+    for _ in range(LONGEST_ROW):
         if not startswith(begin, pos):
             break
         eol = find(b"\n", pos + skip, pos + limit)
-        reply, _, length = data[pos + skip : eol + 1].partition(b" ")
+        length = data[pos + skip : eol + 1]
+        if asked:
+            reply, _, length = length.partition(b" ")
+            if not reply or _TAB in reply:
+                break
         size = _known_size(length, most + 1)
         stop = eol + 1 + size
-        if size > most or not reply or _TAB in reply or data[stop : stop + 2] != _CRLF:
+        if size > most or data[stop : stop + 2] != _CRLF:
             break
-        replies.append(reply)
+        if asked:
+            replies.append(reply)
         bodies.append(data[eol + 1 : stop])
         pos = stop + 2
         ends.append(pos)
@@ -393,10 +408,10 @@ def _requests(
 @cache
 def _signals(most: int, limit: int) -> Callable[[bytes, int], re.Match[bytes] | None]:
     """What finds publishes of nothing or a word that follow at a place, whole, written in the common way;
-    _LONGEST_ROW at the most."""
+    LONGEST_ROW at the most."""
     word = rb"|4\r\n[^\r\n]{4}" if most >= _WORD else b""
     longest = max(limit - len(b"PUB   4\r"), 1)
-    return re.compile(rb"(?:PUB [^ \t\r\n]{1,%d}  ?(?:0\r\n%b)\r\n){1,%d}" % (longest, word, _LONGEST_ROW)).match
+    return re.compile(rb"(?:PUB [^ \t\r\n]{1,%d}  ?(?:0\r\n%b)\r\n){1,%d}" % (longest, word, LONGEST_ROW)).match
 
 
 def info(fields: dict[str, Any]) -> bytes:

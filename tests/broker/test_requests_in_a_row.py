@@ -1,5 +1,5 @@
-"""Requests in a row, each with its reply: sends to one mailbox, or for new mailboxes. At once or one by one, everybody
-gets the same."""
+"""Requests in a row: sends to one mailbox, or for new mailboxes, each with its reply or all without one. At once or one
+by one, everybody gets the same."""
 
 from __future__ import annotations
 
@@ -50,7 +50,21 @@ def everything(broker: Broker, sender: Client, listener: Client) -> list[object]
 
 _target = st.sampled_from([*MAILBOXES, "plain", "plain", "plain.urgent", "missing", NOBODY, "plain.wrong", "bad..name"])
 _reply = st.sampled_from(
-    ["row", "row", "row", "other", "row.exact", "exact", "wild.x.y", "_INBOX.nobody.1", "$mq9.AI.INBOX.plain", ""]
+    [
+        "row",
+        "row",
+        "row",
+        "other",
+        "row.exact",
+        "exact",
+        "wild.x.y",
+        "_INBOX.nobody.1",
+        "$mq9.AI.INBOX.plain",
+        "",
+        "",
+        "",
+        "",
+    ]
 )
 _send = st.tuples(_target, _reply, st.integers(0, 3), st.sampled_from([None, {"A": "b"}, {"mq9-ttl": "x"}]))
 
@@ -155,8 +169,8 @@ def test_new_mailboxes_in_a_row_are_one_commit_and_different() -> None:
     assert [answer.json["error"] for answer in answers] == ["the store cannot write: disk full"] * 100
 
 
-def row(count: int) -> bytes:
-    return b"".join(pub("INBOX.plain", b"%d" % number, f"row.{number}") for number in range(count))
+def row(count: int, *, answered: bool = True) -> bytes:
+    return b"".join(pub("INBOX.plain", b"%d" % number, f"row.{number}" if answered else "") for number in range(count))
 
 
 def test_each_is_answered_in_order_with_its_id_and_all_are_one_commit() -> None:
@@ -213,3 +227,47 @@ def test_answers_that_many_subscriptions_hear_are_no_more_than_may_be_pending() 
     broker.settle()
     assert sender.gone
     assert len(broker.client().query("plain")) < 10
+
+
+def test_the_same_again_is_answered_as_often_as_it_is_asked() -> None:
+    _, sender, _ = world()
+    answers = sender.send(pub("INBOX.plain", b"same", "row.same") * 1000)
+    assert [answer.json["msg_id"] for answer in answers] == [*range(1, 1001)]
+
+
+def test_what_nobody_wants_an_answer_to_is_kept_at_once() -> None:
+    store = FaultyStore()
+    broker, sender, listener = world(store)
+    before = store.commits
+    assert sender.send(row(1000, answered=False)) == []
+    assert store.commits == before + 1
+    assert listener.bodies() == [str(number) for number in range(1000)]
+    assert sender.session.in_msgs == broker.hub.counters.stored == 1000
+    store.by_hand = True
+    assert (sender.send(row(10, answered=False), "PING\r\n"), listener.take()) == ([], [])
+    store.land()
+    assert [frame.verb for frame in sender.send()] == ["PONG"]
+    assert len(listener.take()) == 10
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_each_that_is_not_kept_is_an_error_although_nobody_wants_an_answer(at_once: bool) -> None:
+    store = FaultyStore()
+    broker, sender, listener = world(store)
+    sends = row(20, answered=False) + pub("INBOX.plain", b"same") * 20
+    if at_once:
+        store.failing = "disk full"
+        sender.feed(sends)
+    else:
+        store.by_hand = True
+        sender.feed(sends)
+        broker.settle()
+        store.land("disk full")
+    store.failing, store.by_hand = "disk full", False
+    broker.settle()
+    assert sender.errors() == ['Permissions Violation for Publish to "$mq9.AI.INBOX.plain"'] * 40
+    assert listener.take() == []
+    # and as long as it is so, each is refused at once
+    sender.feed(row(3, answered=False))
+    broker.settle()
+    assert sender.errors() == ['Permissions Violation for Publish to "$mq9.AI.INBOX.plain"'] * 3

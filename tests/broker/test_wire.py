@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mq9_broker import wire
@@ -46,7 +46,7 @@ class Recorder:
         return len(bodies)
 
     def on_requests(self, subject: bytes, replies: list[bytes], bodies: list[bytes]) -> int:
-        for number, (reply, body) in enumerate(zip(replies, bodies, strict=True), 1):
+        for number, (reply, body) in enumerate(zip(replies or [b""] * len(bodies), bodies, strict=True), 1):
             if self.on_publish(subject, reply, b"", body):
                 return number
         return len(bodies)
@@ -73,10 +73,10 @@ class Recorder:
         self.calls.append(("pong",))
 
 
-def parse(chunks: Iterable[bytes], every: int = 0) -> tuple[list[Call], object]:
+def parse(chunks: Iterable[bytes], every: int = 0, most: int = PAYLOAD, limit: int = LINE) -> tuple[list[Call], object]:
     """(the calls, how it ended: "" or the text of the ProtocolError). The receiver has enough after `every` calls."""
     recorder = Recorder(every)
-    parser = wire.Parser(recorder, PAYLOAD, LINE)
+    parser = wire.Parser(recorder, most, limit)
     try:
         for chunk in chunks:
             more = parser.feed(chunk)
@@ -471,6 +471,30 @@ def test_publishes_of_a_word_in_a_row_keep_to_the_limits(signals: list[tuple[int
             except ProtocolError as wrong:
                 recorder.calls.append(("refused", wrong.text))
             assert recorder.calls == expected
+
+
+_line = st.tuples(
+    st.sampled_from([b"$s", b"$s", b"$s", b"$s.t", b"s"]),
+    st.sampled_from([b"", b"", b"", b"r", b"r", b"rr", b"r\tr"]),
+    st.sampled_from([*[b"PUB %b %b"] * 4, b"PUB %b  %b", b"PUB %b  %b", b"pub %b %b", b"PUB %b\t%b", b"PUB %b %b "]),
+    st.sampled_from([0, 4, 5, 6, 10, 10, 11]),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(_line, st.integers(1, 4)), max_size=12), st.sampled_from([4, 1000, 1000]))
+def test_publishes_in_a_row_are_what_they_are_one_by_one(several: list[tuple[Any, int]], limit: int) -> None:
+    """With a reply subject and without, written in many ways, within the limits or beyond them."""
+    stream, calls = b"", []
+    for (subject, reply, form, size), times in several:
+        body = b"x" * size
+        arguments = b"%b %d" % (reply, size) if reply else b"%d" % size
+        stream += (form % (subject, arguments) + b"\r\n" + body + b"\r\n") * times
+        calls += [publish(subject, body, reply)] * times
+    expected, end = parse(single(stream), most=10, limit=limit)
+    assert expected == (calls if end == "" else calls[: len(expected)])
+    for every in (0, 1, 3):
+        assert parse([stream], every, most=10, limit=limit) == (expected, end)
 
 
 # ---- what is written ----
