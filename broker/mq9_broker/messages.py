@@ -53,12 +53,7 @@ class Messages:
             # (what comes later may find no older one of its key then)
             self._require_room(mailbox, b"" if draft.delay else draft.key, now)
         expires = now + draft.ttl * 1000 if draft.ttl else 0
-        code, lines = draft.code | draft.receipts, draft.lines
-        if draft.key:
-            lines = KEY + b": " + draft.key + b"\r\n" + lines
-        if draft.key or draft.receipts:
-            code |= WATCHED
-        value = keys.encode_message(code, now, expires, draft.hops, draft.reply, draft.sender, lines, draft.payload)
+        value = draft.encoded = draft.encoded or _encode(draft, expires, now)
         if draft.delay:
             msg_id = LATER
             mailbox.last_serial += 1
@@ -69,7 +64,7 @@ class Messages:
             self._schedule.add(place, due, keys.DUE_DELAYED, entry, mailbox.address.encode())
             self._mailboxes.touch(mailbox)
         else:
-            msg_id = self.append(mailbox, code, expires, value, now)
+            msg_id = self.append(mailbox, value[0], expires, value, now)
         if draft.dedup:
             until = now + DEDUP_WINDOW
             place.put(seen, keys.u64(max(msg_id, 0)) + keys.u64(until))
@@ -408,6 +403,15 @@ class Look:
         """Whether it is over before the next one, which is there to be looked at."""
         self.over = self._left <= 0
         return self.over
+
+
+def _encode(draft: Draft, expires: int, now: int) -> bytes:
+    code, lines = draft.code | draft.receipts, draft.lines
+    if draft.key:
+        lines = KEY + b": " + draft.key + b"\r\n" + lines
+    if draft.key or draft.receipts:
+        code |= WATCHED
+    return keys.encode_message(code, now, expires, draft.hops, draft.reply, draft.sender, lines, draft.payload)
 
 
 def due_kind(value: bytes) -> bytes:

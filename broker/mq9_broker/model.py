@@ -65,7 +65,8 @@ class Message(NamedTuple):
 @dataclass(slots=True)
 class Draft:
     """A message as its sender wants it: `ttl` and `delay` in seconds, `dedup` the Nats-Msg-Id, `sender` checked, `key`
-    that of which only the newest stays, `receipts` what its sender wants to hear of (DELIVERED and so on)."""
+    that of which only the newest stays, `receipts` what its sender wants to hear of (DELIVERED and so on), `encoded`
+    how it is stored, once it is: the same for all mailboxes that store it at that time."""
 
     payload: bytes = b""
     code: int = NORMAL
@@ -78,6 +79,7 @@ class Draft:
     dedup: bytes = b""
     key: bytes = b""
     receipts: int = 0
+    encoded: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

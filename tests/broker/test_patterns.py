@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -333,3 +334,18 @@ def test_joining_changes_no_patterns(client: Client) -> None:
     cast(client, "a.b")
     cast(client, "b.b")
     assert stored(client, "box") == [("a.b", "x")]
+
+
+@pytest.mark.parametrize("headers", [{}, {"key": "k", "ttl": 9, "receipt": "expired"}, {"delay": 9}])
+def test_a_large_one_is_in_memory_once_however_many_store_it(client: Client, headers: dict[str, object]) -> None:
+    names = [client.mailbox(name=f"box{number}", subscribe=["a.b"]) for number in range(50)]
+    tracemalloc.start()
+    try:
+        cast(client, "a.b", "x" * 1_000_000, reply="$mq9.AI.MAILBOX.box1", **headers)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
+    client.broker.advance(8 if "ttl" in headers else 10)
+    assert {body for name in names for _, body in stored(client, name)} == {"x" * 1_000_000}
+    assert all(len(stored(client, name)) == 1 for name in names)
