@@ -227,16 +227,19 @@ class Group:
                 self._acknowledge_ahead(msg_id, now)
                 continue
             if consumes or msg_id in asked:
-                self._settle(tier, msg_id, now)
+                self._settle(tier, msg_id, self._messages.get(self.mailbox, tier, msg_id, now), now)
             del holes[msg_id]
         self.leases.forget(msg_ids)
         self._change()
 
     def _acknowledge_ahead(self, msg_id: int, now: int) -> None:
-        tier = self._messages.tier_of(self.mailbox, msg_id, now)
-        if tier is None or msg_id <= self._upto[tier] or msg_id in self._ahead:
+        if msg_id in self._ahead:
             return
-        self._settle(tier, msg_id, now)
+        found = self._messages.find(self.mailbox, msg_id, now)
+        if found is None or msg_id <= self._upto[found[0]]:
+            return
+        tier, value = found
+        self._settle(tier, msg_id, value, now)
         if not self._consumes:
             self._ahead[msg_id] = tier
         self._counted_at = -1
@@ -481,10 +484,10 @@ class Group:
         entry = keys.u64(mailbox.incarnation) + self.name.encode()
         self._schedule.add(mailbox.pending, when + _LOOK_AGAIN, keys.DUE_GROUP, entry, mailbox.address.encode())
 
-    def _settle(self, tier: int, msg_id: int, now: int) -> None:
-        """What an acknowledgement means beside the group: a receipt, and the end of what is not retained."""
+    def _settle(self, tier: int, msg_id: int, value: bytes | None, now: int) -> None:
+        """What an acknowledgement means beside the group: a receipt, and the end of what is not retained. `value` is
+        None when the message is not there any more."""
         self._asked.discard(msg_id)
-        value = self._messages.get(self.mailbox, tier, msg_id, now)
         if value is None:
             return
         if value[0] >= WATCHED:

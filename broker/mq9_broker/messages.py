@@ -216,21 +216,22 @@ class Messages:
                     counts[tier] -= len(row[0]) - len(self.living(*row, now)[0])
         return counts
 
-    def tier_of(self, mailbox: Mailbox, msg_id: int, now: int) -> int | None:
-        """The tier in which a message is stored, None when it is not."""
+    def find(self, mailbox: Mailbox, msg_id: int, now: int) -> tuple[int, bytes] | None:
+        """(tier, encoded message) of one that is stored and unexpired."""
         for tier in TIERS:
-            if msg_id <= mailbox.tails[tier] and self.get(mailbox, tier, msg_id, now) is not None:
-                return tier
+            value = self.get(mailbox, tier, msg_id, now) if msg_id <= mailbox.tails[tier] else None
+            if value is not None:
+                return tier, value
         return None
 
     # taking out
 
     def delete(self, mailbox: Mailbox, msg_id: int, now: int) -> bool:
         """Delete one message; whether it was there."""
-        tier = self.tier_of(mailbox, msg_id, now)
-        value = self.get(mailbox, tier, msg_id, now) if tier is not None else None
-        if tier is None or value is None:
+        found = self.find(mailbox, msg_id, now)
+        if found is None:
             return False
+        tier, value = found
         self.remove(mailbox, tier, msg_id, value)
         if value[0] & EXPIRED:
             self.lost(mailbox.address, msg_id, value, "deleted", now)

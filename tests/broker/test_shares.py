@@ -481,6 +481,20 @@ def test_what_is_looked_at_in_a_turn_is_bounded_in_bytes(
     assert max(after - before for before, after in pairwise(read)) < 3 * (64 * 4096 + 4 * PIECE)
 
 
+@pytest.mark.parametrize("retain", ["ttl", "ack"])
+def test_what_is_acknowledged_or_deleted_unread_is_looked_at_once(retain: str) -> None:
+    store = CountingStore()
+    client = Broker(store).client()
+    owner = client.create(name="box", public=True, ttl=0, retain=retain)["owner"]
+    client.send(pub("MAILBOX.box", b"x" * PIECE) * 20)
+    assert len(client.fetch("box", "workers", limit=1)["messages"]) == 1
+    store.read = 0
+    assert client.request("MSG.ACK.box", {"group_name": "workers", "msg_ids": [*range(11, 21)]})["error"] == ""
+    assert client.request(f"MSG.DELETE.{owner}.5")["error"] == ""
+    assert store.read < 12 * PIECE
+    assert client.fetch("box", "workers", limit=0)["waiting"]["normal"] == 8
+
+
 def test_large_messages_whose_time_comes_at_once_share_turns_in_their_order() -> None:
     broker = Broker()
     client = broker.client()
