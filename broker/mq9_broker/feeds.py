@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 SLICE = 65_536
 #: Records that a feed looks at before others have their turn, whether they are written or not.
 _LOOKED_AT = 1000
+#: Frames that are written by one pattern: for much more the allocator would ask the system each time.
+_ROW = 256
 MAX_UNCONFIRMED = 64
 _ACK = b"$mq9.AI.ACK."
 #: Where the payload of a message begins that has nothing but a priority and a payload.
 _HEAD = 9 + len(keys.PLAIN)
+_head, _payload = itemgetter(slice(_HEAD)), itemgetter(slice(_HEAD, None))
 
 
 class Feed(Protocol):
@@ -103,35 +106,40 @@ def frames(
     deliveries: int = 0,
     acks: Sequence[bytes] = (),
 ) -> bytes:
-    """`frame` of each of several, back to back, for a client that takes headers: messages of nothing but a priority
-    and a payload, the ids of each priority in order. Empty when they differ in more than one pattern allows: in the
-    priority, or in how many digits their ids or times have."""
+    """`frame` of each of several, back to back, for a client that takes headers; the ids of each priority in order.
+    Empty when they differ in more than one pattern allows: when some have more than a priority and a payload, or in
+    the priority, or in how many digits their ids or times have."""
+    heads = [*map(_head, values)]
+    # (much is sent at once, so these are few)
+    different, number = {*heads}, int.from_bytes
+    times = {head: number(head[1:9], "big") for head in different if head[9:] == keys.PLAIN}
+    if len(times) < len(different):
+        return b""
     # (the least and the most by their first bytes, which are the priority and the time)
-    least, most = min(values), max(values)
+    least, most = min(times), max(times)
     word, lines = _PLAIN[least[0]]
     if deliveries:
         lines = b"%bmq9-deliveries: %d\r\n\r\n" % (lines[:-2], deliveries)
-    earliest, latest = keys.created_of(least), keys.created_of(most)
-    head = len(lines % (ids[0], earliest))
-    if least[0] != most[0] or head != len(lines % (ids[-1], latest)):
+    head = len(lines % (ids[0], times[least]))
+    if least[0] != most[0] or head != len(lines % (ids[-1], times[most])):
         return b""
-    start = b"HMSG %b %b " % (form if bare else form + word, subscription.sid)
-    pattern = b"%b%b%d %%d\r\n%b%%b\r\n" % (start.replace(b"%", b"%%"), b"%b " if acks else b"", head, lines)
-    number, more = int.from_bytes, head - _HEAD
+    more, lengths = head - _HEAD, [*map(len, values)]
+    alike = lengths.count(lengths[0]) == len(lengths)
     fields: list[Iterable[int | bytes]] = [
-        map(more.__add__, map(len, values)),
+        *([acks] if acks else []),
+        *([] if alike else [map(more.__add__, lengths)]),
         ids,
-        # (much is sent at once)
-        [earliest] * len(values) if earliest == latest else [number(value[1:9], "big") for value in values],
-        [value[_HEAD:] for value in values],
+        map(times.__getitem__, heads),
+        map(_payload, values),
     ]
-    subscription.session.out_bytes += sum(map(len, values)) + more * len(values)
-    return b"".join([pattern % one for one in zip(*([acks] if acks else []), *fields, strict=True)])
-
-
-def _are_plain(values: list[bytes]) -> bool:
-    """Whether all of these have nothing but a priority and a payload."""
-    return [value[9:_HEAD] for value in values].count(keys.PLAIN) == len(values)
+    size = b"%d" % (lengths[0] + more) if alike else b"%d"
+    start = b"HMSG %b %b " % (form if bare else form + word, subscription.sid)
+    pattern = b"%b%b%d %b\r\n%b%%b\r\n" % (start.replace(b"%", b"%%"), b"%b " if acks else b"", head, size, lines)
+    subscription.session.out_bytes += sum(lengths) + more * len(values)
+    flat: list[int | bytes] = [0] * (len(fields) * len(values))
+    for place, field in enumerate(fields):
+        flat[place :: len(fields)] = field
+    return pattern * len(values) % tuple(flat)
 
 
 _PLAIN = tuple(
@@ -174,8 +182,10 @@ class MailboxFeed:
             if not values:
                 continue
             cursors[tier] = ids[-1]
-            if self._write(ids, values, now):
-                return False
+            for begin in range(0, len(values), _ROW):
+                row = slice(begin, begin + _ROW)
+                if self._write(ids[row], values[row], now):
+                    return False
             # (what expired is not written, but took its time)
             room -= sum(map(len, values))
             if room <= 0:
@@ -210,29 +220,32 @@ class MailboxFeed:
         subscription = self.subscription
         others: Sequence[int] = range(len(values))
         if subscription.session.headers and not subscription.limit:
+            if self._send_row(ids, values):
+                return False
             others = [at for at, value in enumerate(values) if value[9:_HEAD] != keys.PLAIN]
         begin = 0
-        for at in others:
-            self._send_row(ids[begin:at], values[begin:at])
+        for at in (*others, len(values)):
+            part = slice(begin, at)
+            if not self._send_row(ids[part], values[part]):
+                for msg_id, value in zip(ids[part], values[part], strict=True):
+                    self._send(msg_id, value)
             begin = at + 1
-            if (keys.expires_of(values[at]) or NEVER) > now and self._send(ids[at], values[at]):
+            if at < len(values) and (keys.expires_of(values[at]) or NEVER) > now and self._send(ids[at], values[at]):
                 return True
-        self._send_row(ids[begin:], values[begin:])
         return False
 
-    def _send_row(self, ids: Sequence[int], values: list[bytes]) -> None:
-        """Write messages that have nothing but a priority and a payload, to a client that takes headers and any number
-        of them."""
+    def _send_row(self, ids: Sequence[int], values: list[bytes]) -> bool:
+        """Write messages by one pattern, to a client that takes headers and any number of them; False when they are too
+        few or differ too much."""
         subscription = self.subscription
         session = subscription.session
         written = frames(subscription, self.form, self.bare, ids, values) if len(values) > 1 else b""
         if not written:
-            for msg_id, value in zip(ids, values, strict=True):
-                self._send(msg_id, value)
-            return
+            return False
         session.send(written)
         session.owed += sum(map(len, values))
         subscription.delivered += len(values)
+        return True
 
     def _send(self, msg_id: int, value: bytes) -> bool:
         subscription = self.subscription
@@ -303,7 +316,7 @@ class Member(MailboxFeed):
         deliveries = group.leases.deliveries(ids)
         values = [value for _, _, value in row]
         written = b""
-        if session.headers and len(row) > 1 == len({*deliveries}) and _are_plain(values):
+        if session.headers and len(row) > 1 == len({*deliveries}):
             written = frames(subscription, self.form, self.bare, ids, values, deliveries[0], acks)
         if written:
             session.send(written)
