@@ -373,12 +373,14 @@ class Committer:
             session.unconfirmed = []
         session.out = []
         transport = session.transport
-        limit = self._hub.limits.max_pending - transport.buffered()
+        buffered = transport.buffered()
+        limit = self._hub.limits.max_pending - buffered
         data = b"".join(out) if session.owed <= limit else b""
         if not data or len(data) > limit:
             self._close(session)
             return
         session.owed = 0
+        session.taken = 0 if buffered else session.taken + len(data)
         transport.write(data)
         if session.closing:
             transport.close()

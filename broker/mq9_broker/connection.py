@@ -102,7 +102,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
+        high = min(HIGH_WATER, self._hub.limits.max_pending // 2)
+        self._transport.set_write_buffer_limits(high=high, low=high // 4)
         # (uvloop's TLS reads on while it is paused, and forgets what it has when the client goes: it rests rarely)
         self._pausable = transport.get_extra_info("ssl_object") is None
         if not self._greeted:
@@ -169,7 +170,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def pause_writing(self) -> None:
-        self.session.paused = True
+        self.session.pause()
 
     def resume_writing(self) -> None:
         self.session.paused = False

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from mq9_broker import headers, keys, wire
 from mq9_broker.board import SUBJECT
 from mq9_broker.model import NEVER, WATCHED, WORDS, Change
+from mq9_broker.session import SLICE
 
 if TYPE_CHECKING:
     from mq9_broker.board import Board
@@ -23,14 +24,15 @@ if TYPE_CHECKING:
     from mq9_broker.messages import Messages
     from mq9_broker.session import Subscription
 
-#: Bytes that feeds write to a client before they look at its socket again: what is written can't be overtaken.
-SLICE = 65_536
 #: Records that a feed looks at before others have their turn, whether they are written or not.
 _LOOKED_AT = 1000
 #: Frames that are written by one pattern: for much more the allocator would ask the system each time.
 _ROW = 256
 MAX_UNCONFIRMED = 64
 _ACK = b"$mq9.AI.ACK."
+#: Bytes of a frame that are neither in the encoded message nor in its subscriber's subject and sid. With what may be
+#: beside a priority and a payload no frame is twice as large as is estimated by that.
+_AROUND = 80
 #: Where the payload of a message begins that has nothing but a priority and a payload.
 _HEAD = 9 + len(keys.PLAIN)
 _head, _payload = itemgetter(slice(_HEAD)), itemgetter(slice(_HEAD, None))
@@ -176,18 +178,24 @@ class MailboxFeed:
         mailbox, cursors = self.mailbox, self.cursors
         if mailbox.expires <= now:
             return False
-        room = SLICE - self.subscription.session.owed
+        session = self.subscription.session
+        room, around = session.room, len(self.form) + len(self.subscription.sid) + _AROUND
         for tier in self.tiers:
-            ids, values = self.messages.chunk(mailbox, tier, cursors[tier], mailbox.visible, room)
+            ids, values, size = self.messages.chunk(mailbox, tier, cursors[tier], mailbox.visible, room, around)
             if not values:
                 continue
+            if size > session.spare // 2 and (session.owed or len(values) > 1):
+                # with the last one it may be more than may be pending
+                ids, values = ids[:-1], values[:-1]
+                if not values:
+                    return True
             cursors[tier] = ids[-1]
             for begin in range(0, len(values), _ROW):
                 row = slice(begin, begin + _ROW)
                 if self._write(ids[row], values[row], now):
                     return False
             # (what expired is not written, but took its time)
-            room -= sum(map(len, values))
+            room -= size
             if room <= 0:
                 return True
         # what gathers behind a batch on its way may have come before this subscription: it is drained when it is kept
@@ -243,15 +251,16 @@ class MailboxFeed:
         if not written:
             return False
         session.send(written)
-        session.owed += sum(map(len, values))
+        session.owed += len(written)
         subscription.delivered += len(values)
         return True
 
     def _send(self, msg_id: int, value: bytes) -> bool:
         subscription = self.subscription
         session = subscription.session
-        session.owed += len(value)
-        session.send(frame(subscription, self.form, self.bare, msg_id, value))
+        written = frame(subscription, self.form, self.bare, msg_id, value)
+        session.owed += len(written)
+        session.send(written)
         if value[0] >= WATCHED:
             session.hub.delivered(self.mailbox, "", msg_id, value)
         return session.count(subscription)
@@ -373,7 +382,7 @@ class DirectoryFeed:
             self._after = name
             if change is not None and name not in created and self.push(change):
                 return False
-            if session.owed >= SLICE or number >= _LOOKED_AT:
+            if session.owed >= SLICE or session.room <= 0 or number >= _LOOKED_AT:
                 return True
         self.live = True
         return False
@@ -383,9 +392,10 @@ class DirectoryFeed:
         subscription = self.subscription
         event = {"event": change.event} | listing(change)
         payload = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
-        subscription.session.owed += len(payload)
+        line = wire.message(subscription.subject, subscription.sid, b"", payload)
+        subscription.session.owed += len(line)
         subscription.session.out_bytes += len(payload)
-        subscription.session.send(wire.message(subscription.subject, subscription.sid, b"", payload))
+        subscription.session.send(line)
         return subscription.session.count(subscription)
 
     def close(self) -> None:
@@ -410,12 +420,13 @@ class BoardFeed:
         for number, (key, payload) in enumerate(self._board.remembered(self._after, self._upto, now), 1):
             self._after = key
             if payload:
-                session.owed += len(payload)
+                line = wire.message(SUBJECT, subscription.sid, b"", payload)
+                session.owed += len(line)
                 session.out_bytes += len(payload)
-                session.send(wire.message(SUBJECT, subscription.sid, b"", payload))
+                session.send(line)
                 if session.count(subscription):
                     return False
-            if session.owed >= SLICE or number >= _LOOKED_AT:
+            if session.owed >= SLICE or session.room <= 0 or number >= _LOOKED_AT:
                 return True
         self.live = True
         return False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from mq9_broker import keys, subjects, wire
 from mq9_broker.board import SUBJECT, Board
 from mq9_broker.errors import Mq9Error
-from mq9_broker.feeds import MAX_UNCONFIRMED, SLICE, BoardFeed, DirectoryFeed, Feed, Hand, MailboxFeed, Member
+from mq9_broker.feeds import MAX_UNCONFIRMED, BoardFeed, DirectoryFeed, Feed, Hand, MailboxFeed, Member
 from mq9_broker.group import Group
 from mq9_broker.groups import Groups, check_group
 from mq9_broker.mailboxes import Mailbox, Mailboxes
@@ -21,7 +21,7 @@ from mq9_broker.messages import Messages
 from mq9_broker.model import NEVER, PREFIX, Change, Counters, Limits
 from mq9_broker.receipts import Receipts
 from mq9_broker.router import Router
-from mq9_broker.session import Confirmation, Session, Subscription
+from mq9_broker.session import SLICE, Confirmation, Session, Subscription
 from mq9_broker.timers import Timers
 
 if TYPE_CHECKING:
@@ -443,9 +443,11 @@ class Hub:
     def _drain(self, session: Session, until: float, now: int) -> int | None:
         """One slice for the feeds of a client; how many have yet to be looked at."""
         more = False
+        # (of answers only their payloads are owed so far)
+        session.owed = max(session.owed, sum(map(len, session.out)))
         behind = list(islice(session.behind, self.draining[session]))
         for number, feed in enumerate(behind, 1):
-            if session.owed >= SLICE:
+            if session.owed and session.room <= 0:
                 return None
             if feed.drain(now):
                 more = True

@@ -150,10 +150,13 @@ class Messages:
         """(id, encoded message) of a tier with after < id <= upto, in order, expired ones included."""
         return ((_id_of(key), value) for key, value in self.scan(mailbox, tier, after, upto))
 
-    def chunk(self, mailbox: Mailbox, tier: int, after: int, upto: int, room: int) -> tuple[Sequence[int], list[bytes]]:
-        """(ids, encoded messages) as `read` gives them one by one, until these have `room` bytes or more."""
-        ids, values, _ = _cut(self.scan(mailbox, tier, after, upto, room), None, room)
-        return ids, values
+    def chunk(
+        self, mailbox: Mailbox, tier: int, after: int, upto: int, room: int, around: int
+    ) -> tuple[Sequence[int], list[bytes], int]:
+        """(ids, encoded messages, their size) as `read` gives them one by one, until their size is `room` or more: that
+        is their bytes, and `around` for each."""
+        ids, values, rest = _cut(self.scan(mailbox, tier, after, upto, room), None, room, around)
+        return ids, values, room - rest
 
     def scan(self, mailbox: Mailbox, tier: int, after: int, upto: int, room: int = 0) -> Iterator[tuple[bytes, bytes]]:
         """As `read`, with the keys instead of the ids; `room` as in `chunk`."""
@@ -424,15 +427,17 @@ def _nobody_asked(address: str, msg_id: int, value: bytes, reason: str, now: int
     return
 
 
-def _cut(found: Iterator[tuple[bytes, bytes]], limit: int | None, size: int) -> tuple[Sequence[int], list[bytes], int]:
-    """(ids, encoded messages, what is left of `size`) of the next of a scan, up to `limit`, until these have `size`
-    bytes or more."""
+def _cut(
+    found: Iterator[tuple[bytes, bytes]], limit: int | None, size: int, around: int = 0
+) -> tuple[Sequence[int], list[bytes], int]:
+    """(ids, encoded messages, what is left of `size`) of the next of a scan, up to `limit`, until these, and `around`
+    for each, have `size` bytes or more."""
     stored: list[bytes] = []
     values: list[bytes] = []
     for key, value in islice(found, limit):
         stored.append(key)
         values.append(value)
-        size -= len(value)
+        size -= len(value) + around
         if size <= 0:
             break
     if not stored:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 _PREFIX = PREFIX.encode()
 
+#: Bytes that feeds write to a client before they look at its socket again, at the least, and to all at the most where
+#: that is more: what is written can't be overtaken, and others wait meanwhile.
+SLICE, LARGEST_SLICE = 65_536, 262_144
+#: What a client has taken without making us wait, divided by this, it is given at once.
+_TAKEN_PER_SLICE = 4
+
 
 class Transport(Protocol):
     """The way to the client. None of these raises, whatever became of the client."""
@@ -97,6 +103,7 @@ class Session:
         "rtt",
         "stirring",
         "subscriptions",
+        "taken",
         "talkative",
         "transport",
         "unconfirmed",
@@ -133,6 +140,8 @@ class Session:
         self.late_pongs = 0
         #: bytes of answers and of stored messages since the last write
         self.owed = 0
+        #: bytes that its socket has taken since it last made us wait
+        self.taken = 0
         self.pushed_to = False
         self.subscriptions: dict[bytes, Subscription] = {}
         self._by_subject: dict[bytes, dict[Subscription, None]] = {}
@@ -187,6 +196,24 @@ class Session:
     def out_msgs(self) -> int:
         """Messages delivered to this client."""
         return self._out_msgs_of_ended + sum(subscription.delivered for subscription in self.subscriptions.values())
+
+    @property
+    def spare(self) -> int:
+        """Bytes that may be written to it yet without it being closed for what it leaves unread."""
+        return self._max_pending - self.transport.buffered() - self.owed
+
+    @property
+    def room(self) -> int:
+        """Bytes that feeds may write to it yet before they look at its socket again. As with TCP, who takes what is
+        written is given more at once, and who makes us wait little: what is urgent would have to wait behind it."""
+        most = LARGEST_SLICE // max(len(self.hub.draining), 1)
+        size = max(min(self.taken // _TAKEN_PER_SLICE, most), SLICE)
+        return min(size, (self._max_pending - self.transport.buffered()) // 2) - self.owed
+
+    def pause(self) -> None:
+        """Its socket takes no more for now."""
+        self.paused = True
+        self.taken = 0
 
     def send(self, frame: bytes) -> None:
         """Give a frame to the client at the end of the turn."""

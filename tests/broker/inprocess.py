@@ -34,7 +34,6 @@ NOBODY = "m-" + "a" * 26
 NOBODY_SEND_ONLY = "s-" + "a" * 26
 #: What a test's clients announce: they take headers and are not told +OK.
 OPTIONS = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "protocol": 0}
-_HIGH_WATER = 65_536
 
 Headers = Mapping[str, object] | bytes | None
 
@@ -116,6 +115,7 @@ class Transport:
         self._deliver = deliver
         self._kept = bytearray()
         self._paused = False
+        self._high = self._low = 0
         self.stalled = False
         self.reading = True
         self.closing = False
@@ -123,7 +123,7 @@ class Transport:
         self.writes: list[bytes] = []
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
-        assert (high, low) == (_HIGH_WATER, _HIGH_WATER // 4)
+        self._high, self._low = high, low
 
     def get_extra_info(self, name: str) -> Any:
         return ("127.0.0.1", 50_000) if name == "peername" else None
@@ -148,7 +148,7 @@ class Transport:
             self._deliver(data)
             return
         self._kept += data
-        if len(self._kept) > _HIGH_WATER and not self._paused:
+        if len(self._kept) > self._high and not self._paused:
             self._paused = True
             self._protocol.pause_writing()
 
@@ -160,7 +160,7 @@ class Transport:
         data = bytes(self._kept[:size])
         del self._kept[:size]
         self._deliver(data)
-        if self._paused and len(self._kept) <= _HIGH_WATER // 4:
+        if self._paused and len(self._kept) <= self._low:
             self._paused = False
             self._protocol.resume_writing()
         if self.closing and not self._kept:

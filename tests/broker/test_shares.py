@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.inprocess import AI, OPTIONS, Broker, Client, FaultyStore, by_name, entries, fetching, pub
-from mq9_broker import commit, feeds, messages, router
+from mq9_broker import commit, feeds, messages, router, session
 from mq9_broker.auth import Users
 from mq9_broker.clock import ManualClock
 from mq9_broker.model import Limits
@@ -395,7 +395,7 @@ def test_a_queue_goes_on_looking(unswept: Client) -> None:
 
 
 def test_a_feed_goes_on_looking(unswept: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "SLICE", 5 * 28)  # an encoded message of one byte
+    monkeypatch.setattr(session, "SLICE", 1000)
     unswept.feed(f"SUB {AI}INBOX.box all\r\n".encode())
     assert 5 < sum(1 for _ in turns(unswept.broker)) < 20
     assert unswept.bodies("all") == ["lives"]
