@@ -7,7 +7,8 @@ and gets what is committed, as it is committed. Both move the same cursor, so th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 #: Records that a feed looks at before others have their turn, whether they are written or not.
 _LOOKED_AT = 1000
-#: Frames that are written by one pattern: for much more the allocator would ask the system each time.
-_ROW = 256
+#: Frames that are written by one pattern at the most (for much more the allocator would ask the system each time), and
+#: so many that have their time in common are worth a pattern of their own.
+_ROW, _MUCH = 256, 64
 MAX_UNCONFIRMED = 64
 _ACK = b"$mq9.AI.ACK."
 #: Bytes of a frame that are neither in the encoded message nor in its subscriber's subject and sid. With what may be
@@ -125,13 +127,15 @@ def frames(
     head = len(lines % (ids[0], times[least]))
     if least[0] != most[0] or head != len(lines % (ids[-1], times[most])):
         return b""
+    if least == most:
+        lines = lines.replace(b"mq9-time: %d", b"mq9-time: %d" % times[least])
     more, lengths = head - _HEAD, [*map(len, values)]
     alike = lengths.count(lengths[0]) == len(lengths)
     fields: list[Iterable[int | bytes]] = [
         *([acks] if acks else []),
         *([] if alike else [map(more.__add__, lengths)]),
         ids,
-        map(times.__getitem__, heads),
+        *([] if least == most else [map(times.__getitem__, heads)]),
         map(_payload, values),
     ]
     size = b"%d" % (lengths[0] + more) if alike else b"%d"
@@ -142,6 +146,18 @@ def frames(
     for place, field in enumerate(fields):
         flat[place :: len(fields)] = field
     return pattern * len(values) % tuple(flat)
+
+
+def _rows(values: list[bytes]) -> Iterator[slice]:
+    """Where to cut a slice into what is written by one pattern each: what begins alike by itself, where it is much."""
+    begin = 0
+    while begin < len(values):
+        end = min(begin + _ROW, len(values))
+        # (priorities and times are in order, mostly: elsewhere it is less than it could be)
+        alike = bisect_right(values, _head(values[begin]), begin, end, key=_head)
+        end = alike if alike - begin >= _MUCH else end
+        yield slice(begin, end)
+        begin = end
 
 
 _PLAIN = tuple(
@@ -190,8 +206,7 @@ class MailboxFeed:
                 if not values:
                     return True
             cursors[tier] = ids[-1]
-            for begin in range(0, len(values), _ROW):
-                row = slice(begin, begin + _ROW)
+            for row in _rows(values):
                 if self._write(ids[row], values[row], now):
                     return False
             # (what expired is not written, but took its time)

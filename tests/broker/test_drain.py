@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.inprocess import AI, OPTIONS, Broker, Client, pub
+from mq9_broker import feeds
 from mq9_broker.clock import ManualClock
 from mq9_broker.model import WORDS, Limits
 from mq9_broker.session import LARGEST_SLICE, SLICE
@@ -47,26 +48,32 @@ def drained(client: Client, subject: str, limit: str = "") -> tuple[bytes, int, 
     st.sets(st.integers(1, 24), max_size=3),
     _subject,
     st.sampled_from([True, True, False]),
+    st.sampled_from([256, 5]),
 )
 def test_who_has_a_limit_gets_each_message_as_who_has_none(
-    sent: list[Sent], deleted: set[int], subject: str, headers: bool
+    sent: list[Sent], deleted: set[int], subject: str, headers: bool, row: int
 ) -> None:
     broker, box = waiting(sent, deleted)
     one, other = [broker.client(connect={**OPTIONS, "headers": headers, "no_responders": False}) for _ in range(2)]
-    # (up to a limit they are counted one by one)
-    assert drained(one, subject.format(box)) == drained(other, subject.format(box), "UNSUB %d 1000000\r\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feeds, "_ROW", row)
+        patch.setattr(feeds, "_MUCH", row // 2)
+        # (up to a limit they are counted one by one)
+        assert drained(one, subject.format(box)) == drained(other, subject.format(box), "UNSUB %d 1000000\r\n")
 
 
 @pytest.mark.parametrize("deleted", [set(), {500}])
-def test_each_has_its_id_time_and_payload(deleted: set[int]) -> None:
-    broker, box = waiting([("normal", number % 7, None, number % 2) for number in range(1200)], deleted)
+@pytest.mark.parametrize("together", [2, 70, 1000])
+def test_each_has_its_id_time_and_payload(deleted: set[int], together: int) -> None:
+    sent: list[Sent] = [("normal", number % 7, None, number % together == together - 1) for number in range(1200)]
+    broker, box = waiting(sent, deleted)
     client = broker.client()
     client.subscribe(f"INBOX.{box}")
     assert [
         (frame.subject, int(frame.headers["mq9-msg-id"]), int(frame.headers["mq9-time"]), len(frame.payload))
         for frame in client.take()
     ] == [
-        (f"{AI}INBOX.{box}.normal", number + 1, 9_999_999_999_500 + number // 2, number % 7)
+        (f"{AI}INBOX.{box}.normal", number + 1, 9_999_999_999_500 + number // together, number % 7)
         for number in range(1200)
         if number + 1 not in deleted
     ]
