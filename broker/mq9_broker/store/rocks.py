@@ -254,18 +254,24 @@ class RocksStore:
     def _write(self, batch: Batch) -> None:
         records = WriteBatch(raw_mode=True)
         put, delete = records.put, records.delete
-        before = self._deleted
+        before, end_before = self._deleted, self._values.end()
         for start, end in batch.ranges:
             records.delete_range(start, end)
             self._deleted += _DELETIONS
-        for key, value in batch.writes.items():
-            if value is None:
-                delete(key)
-                self._deleted += 1
-                continue
-            size = len(value)
-            large = size >= LARGE or (size == POINTER and value[0] == MARK)
-            put(key, self._apart(key, value) if large else value)
+        try:
+            for key, value in batch.writes.items():
+                if value is None:
+                    delete(key)
+                    self._deleted += 1
+                    continue
+                size = len(value)
+                large = size >= LARGE or (size == POINTER and value[0] == MARK)
+                put(key, self._apart(key, value) if large else value)
+        except StoreError:
+            # (the room that is left is what it takes to begin again)
+            self._values.take_back(*end_before)
+            self._written &= self._values.sizes.keys()
+            raise
         if self._deleted > before and self._values.sizes:
             self.untidy = True
         self._apply(records)

@@ -7,6 +7,7 @@ another is copied to a new one before. No file is written to again by the next p
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -80,6 +81,20 @@ class ValueLog:
         start = end + len(head)
         self.sizes[number] = start + len(value)
         return _POINTER.pack(MARK, number, start, len(value), crc32(value))
+
+    def end(self) -> tuple[int, int]:
+        """Where the next value would come: the number of the file, and its bytes."""
+        return self.newest, self.sizes.get(self.newest, 0)
+
+    def take_back(self, number: int, size: int) -> None:
+        """Give back the room of what was appended since `end` gave this: nothing points at it. What can't be given
+        back stays, as what a killed process leaves does."""
+        with suppress(OSError):
+            for later in [later for later in self.sizes if later > number]:
+                self.forget(later).unlink()
+            if self.sizes.get(number, size) > size:
+                os.truncate(self._path(number), size)
+                self.sizes[number] = size
 
     def read(self, pointer: bytes) -> bytes | None:
         """The value that a pointer stands for; None when it is not there as it was written."""
