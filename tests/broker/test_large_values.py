@@ -145,6 +145,25 @@ def test_what_little_is_needed_of_a_file_moves_to_another(open_store: Callable[[
     assert dict(store.scan(*EVERYTHING)) == left
 
 
+def test_nothing_is_copied_where_little_is_free(
+    open_store: Callable[[], RocksStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    for number in range(30):
+        apply(store, {b"%02d" % number: value(number)})
+    before = files(tmp_path / "s")
+    monkeypatch.setattr(collection, "ROOM", 1 << 60)
+    apply(store, {b"%02d" % number: None for number in range(1, 20)})
+    tidied(store)
+    # (what nobody needs goes nevertheless)
+    assert list(files(tmp_path / "s").items()) == [*before.items()][:1] + [*before.items()][2:]
+    monkeypatch.setattr(collection, "ROOM", 0)
+    apply(store, {b"20": None})
+    tidied(store)
+    assert sum(files(tmp_path / "s").values()) < 11.5 * SIZE
+    assert dict(store.scan(*EVERYTHING)) == {b"%02d" % number: value(number) for number in (0, *range(21, 30))}
+
+
 def test_a_store_says_when_it_is_untidy(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", sync=False)
     assert not store.untidy

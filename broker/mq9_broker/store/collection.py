@@ -16,6 +16,8 @@ _log = logging.getLogger(__name__)
 NEEDED = 0.5
 #: Bytes of the file that is written to that make it worth a look.
 WORTH = 8 * 1_048_576
+#: Bytes that must be free beside what is copied: it must not be what fills the disk.
+ROOM = 32 * 1_048_576
 #: A step: so many values looked at, or so many bytes copied.
 _LOOKED_AT, _COPIED = 64, 1_048_576
 
@@ -63,11 +65,14 @@ class Collection:
                 needed.append(entry)
             if count % _LOOKED_AT == 0:
                 yield
-        if sum(entry.length for entry in needed) > size * NEEDED or values.sizes[number] > size:
+        copied = sum(entry.length for entry in needed)
+        if copied > size * NEEDED or values.sizes[number] > size:
+            return
+        if number == values.newest and size < WORTH:
+            return
+        if needed and values.room() < copied + ROOM:
             return
         if number == values.newest:
-            if size < WORTH:
-                return
             values.leave()
         if needed:
             yield from self._move(needed)

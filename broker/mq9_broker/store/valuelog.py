@@ -8,6 +8,7 @@ another is copied to a new one before. No file is written to again by the next p
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -81,6 +82,10 @@ class ValueLog:
         start = end + len(head)
         self.sizes[number] = start + len(value)
         return _POINTER.pack(MARK, number, start, len(value), crc32(value))
+
+    def room(self) -> int:
+        """Bytes that are free beside the files."""
+        return shutil.disk_usage(self._folder).free
 
     def end(self) -> tuple[int, int]:
         """Where the next value would come: the number of the file, and its bytes."""
