@@ -224,8 +224,31 @@ def test_a_file_that_cannot_be_read_stays_and_is_named_once(
     for _ in range(3):
         tidied(store)
     assert name in files(tmp_path / "s")
-    assert caplog.text.count("a file of large messages stays as it is: ") == 1
+    assert (
+        caplog.text.count("a file of large messages, number 1, stays as it is: there is no message at its byte 20012")
+        == 1
+    )
     assert dict(store.scan(*EVERYTHING)) == {b"09": value(9), b"b": value(11)}
+
+
+def test_what_stands_beside_a_damaged_value_is_not_copied_again_and_again(
+    open_store: Callable[[], RocksStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store()
+    for number in range(15):
+        apply(store, {b"%02d" % number: value(number)})
+    name = next(iter(files(tmp_path / "s")))
+    data = bytearray((tmp_path / "s" / name).read_bytes())
+    data[-1000:-990] = bytes(10)  # of the last value
+    (tmp_path / "s" / name).write_bytes(data)
+    apply(store, {b"%02d" % number: None for number in range(3, 9)})
+    for _ in range(5):
+        tidied(store)
+        apply(store, {b"x": None})
+    assert name in files(tmp_path / "s")
+    assert sum(files(tmp_path / "s").values()) < 19 * SIZE
+    assert caplog.text.count("number 1, stays as it is: a message in it is not what was written; ") == 1
+    assert dict(store.scan(*EVERYTHING)) == {b"%02d" % number: value(number) for number in (0, 1, 2, *range(10, 15))}
 
 
 def test_a_value_that_is_lost_is_not_there_and_said_once(

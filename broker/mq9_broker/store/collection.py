@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
-from mq9_broker.store.valuelog import Entry, ValueLog
+from mq9_broker.store.valuelog import Damaged, Entry, ValueLog
 
 _log = logging.getLogger(__name__)
 
@@ -43,17 +43,21 @@ class Collection:
         self._worker = worker
         self._flight = flight
         self._told: set[int] = set()
+        # (what was copied of these would be copied each time)
+        self._damaged: set[int] = set()
 
     def look(self) -> Iterator[None]:
         """Look at every file once, step by step: there may be commits between two steps. After one that failed, begin
         anew. StoreError when the store does not answer."""
-        for number in sorted(self._values.sizes):
+        for number in sorted(self._values.sizes.keys() - self._damaged):
             try:
                 yield from self._look_at(number)
             except OSError as cause:
+                if isinstance(cause, Damaged):
+                    self._damaged.add(number)
                 if number not in self._told:
                     self._told.add(number)
-                    _log.warning("a file of large messages stays as it is: %s", cause)
+                    _log.warning("a file of large messages, number %d, stays as it is: %s", number, cause)
             yield
 
     def _look_at(self, number: int) -> Iterator[None]:
@@ -97,7 +101,7 @@ class Collection:
                 continue
             value = values.read(pointer)
             if value is None:
-                raise OSError(f"what {entry.key[:9].hex()} has there is not what was written")
+                raise Damaged("a message in it is not what was written; `mq9 check` says of which mailbox")
             moved[entry.key] = pointer, values.append(entry.key, value)
             written.add(values.newest)
             copied += len(value)

@@ -40,6 +40,10 @@ def is_pointer(value: bytes) -> bool:
     return len(value) == POINTER and value[0] == MARK
 
 
+class Damaged(OSError):
+    """A file does not hold what was written."""
+
+
 class Entry(NamedTuple):
     """A value in a file: its key, all of its pointer but the checksum, its length."""
 
@@ -111,8 +115,8 @@ class ValueLog:
         return value if len(value) == length and crc32(value) == checksum else None
 
     def entries(self, number: int) -> Iterator[Entry]:
-        """What is in a file by now, but for a last one that a killed process could not finish. OSError when the file
-        can't be read to its end."""
+        """What is in a file by now, but for a last one that a killed process could not finish. Damaged when there is
+        something else in it."""
         at, size = 0, self.sizes[number]
         while size - at > _HEAD.size:
             data = self._read(number, at, _SEEN)
@@ -124,7 +128,7 @@ class ValueLog:
             if start > size:
                 return
             if crc32(data[4:head]) != checksum:
-                raise OSError(f"{self._path(number).name} has no value at its byte {at}")
+                raise Damaged(f"there is no message at its byte {at}")
             if start + length > size:
                 return
             yield Entry(data[_HEAD.size : head], _POINTER.pack(MARK, number, start, length, 0)[:-4], length)
