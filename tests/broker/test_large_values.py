@@ -42,9 +42,10 @@ def tidied(store: RocksStore) -> None:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are full after ten values."""
+    """Files are full after ten values, and a step looks at one."""
     monkeypatch.setattr(valuelog, "FULL", 10 * SIZE)
     monkeypatch.setattr(collection, "WORTH", 2 * SIZE)
+    monkeypatch.setattr(collection, "STEP", 0.0)
 
 
 @pytest.fixture(params=[False, True], ids=["process", "fsync"])
@@ -162,6 +163,29 @@ def test_nothing_is_copied_where_little_is_free(
     tidied(store)
     assert sum(files(tmp_path / "s").values()) < 11.5 * SIZE
     assert dict(store.scan(*EVERYTHING)) == {b"%02d" % number: value(number) for number in (0, *range(21, 30))}
+
+
+def test_a_step_takes_as_long_as_one_value_may(
+    open_store: Callable[[], RocksStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the disk takes for each: somebody waits meanwhile."""
+    store = open_store()
+    for number in range(40):
+        apply(store, {b"%02d" % number: value(number)})
+    apply(store, {b"%02d" % number: None for number in range(40) if number % 5})
+    looked_at: list[bytes] = []
+
+    def slow(key: bytes) -> bytes | None:
+        looked_at.append(key)
+        return store._stored(key)
+
+    monkeypatch.setattr(store._collection, "_stored", slow)
+    most = 0
+    while store.tidy():
+        most = max(most, len(looked_at))
+        looked_at.clear()
+    assert 0 < most <= 8  # (all that get another pointer at once)
+    assert len(dict(store.scan(*EVERYTHING))) == 8
 
 
 def test_a_store_says_when_it_is_untidy(tmp_path: Path) -> None:
@@ -326,11 +350,11 @@ def test_what_could_not_be_synced_is_undone_and_nothing_it_needs_is_gone(tmp_pat
         flight = store.commit(Batch({b"%02d" % number: None for number in numbers if number % 10} | {b"x": value(99)}))
         assert flight is not None
         # (what it deletes is not needed any more, it seems)
-        for _ in range(50):
+        for _ in range(200):
             store.tidy()
         with pytest.raises(StoreError, match="Input/output error"):
             await flight
-        for _ in range(50):
+        for _ in range(200):
             store.tidy()
 
     asyncio.run(fail())

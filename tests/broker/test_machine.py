@@ -458,6 +458,7 @@ def test_the_broker_does_what_the_model_does(
     monkeypatch.setattr(rocks, "LARGE", 30)
     monkeypatch.setattr(valuelog, "FULL", 300)
     monkeypatch.setattr(collection, "WORTH", 200)
+    monkeypatch.setattr(collection, "STEP", 0.0)
     chosen = settings(
         max_examples=examples,
         stateful_step_count=40,

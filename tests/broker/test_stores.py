@@ -90,6 +90,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(rocks, "LARGE", 0)
         monkeypatch.setattr(valuelog, "FULL", 200)
         monkeypatch.setattr(collection, "WORTH", 100)
+        monkeypatch.setattr(collection, "STEP", 0.0)
     store: Store = MemoryStore() if bare == "memory" else RocksStore(tmp_path / "store", sync=bare.endswith("sync"))
     found = Kept(store) if bare == name else Layered(store)
     yield found

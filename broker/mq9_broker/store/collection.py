@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -18,8 +19,10 @@ NEEDED = 0.5
 WORTH = 8 * 1_048_576
 #: Bytes that must be free beside what is copied: it must not be what fills the disk.
 ROOM = 32 * 1_048_576
-#: A step: so many values looked at, or so many bytes copied.
-_LOOKED_AT, _COPIED = 64, 1_048_576
+#: Seconds after which a step ends: what is not in memory takes a disk's time.
+STEP = 0.001
+#: Keys that get other pointers at once.
+_AT_ONCE = 64
 
 
 class Collection:
@@ -45,6 +48,7 @@ class Collection:
         self._told: set[int] = set()
         # (what was copied of these would be copied each time)
         self._damaged: set[int] = set()
+        self._until = 0.0
 
     def look(self) -> Iterator[None]:
         """Look at every file once, step by step: there may be commits between two steps. After one that failed, begin
@@ -64,11 +68,10 @@ class Collection:
         values = self._values
         size = values.sizes[number]
         needed: list[Entry] = []
-        for count, entry in enumerate(values.entries(number), 1):
+        for entry in values.entries(number):
             if self._is_needed(entry):
                 needed.append(entry)
-            if count % _LOOKED_AT == 0:
-                yield
+            yield from self._pause()
         copied = sum(entry.length for entry in needed)
         if copied > size * NEEDED or values.sizes[number] > size:
             return
@@ -94,22 +97,29 @@ class Collection:
 
     def _move(self, needed: list[Entry]) -> Iterator[None]:
         """Copy values to the newest file, and let their keys point there when the copies are on the disk."""
-        values, moved, written, copied = self._values, {}, set(), 0
+        values, written = self._values, set()
+        moved: list[tuple[bytes, bytes, bytes]] = []
         for entry in needed:
+            yield from self._pause()
             pointer = self._stored(entry.key)
             if pointer is None or not pointer.startswith(entry.place):
                 continue
             value = values.read(pointer)
             if value is None:
                 raise Damaged("a message in it is not what was written; `mq9 check` says of which mailbox")
-            moved[entry.key] = pointer, values.append(entry.key, value)
+            moved.append((entry.key, pointer, values.append(entry.key, value)))
             written.add(values.newest)
-            copied += len(value)
-            if copied >= _COPIED:
-                copied = 0
-                yield
         yield from _done(self._worker.submit(values.sync, written))
-        self._replace({key: fresh for key, (pointer, fresh) in moved.items() if self._stored(key) == pointer})
+        for at in range(0, len(moved), _AT_ONCE):
+            some = moved[at : at + _AT_ONCE]
+            self._replace({key: fresh for key, pointer, fresh in some if self._stored(key) == pointer})
+            yield from self._pause()
+
+    def _pause(self) -> Iterator[None]:
+        """The end of a step, when it was long enough."""
+        if time.monotonic() >= self._until:
+            yield
+            self._until = time.monotonic() + STEP
 
 
 def _done(work: Future[None] | asyncio.Future[None]) -> Iterator[None]:
