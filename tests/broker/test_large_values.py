@@ -188,6 +188,29 @@ def test_a_step_takes_as_long_as_one_value_may(
     assert len(dict(store.scan(*EVERYTHING))) == 8
 
 
+def test_it_hurries_when_much_is_written_meanwhile(
+    open_store: Callable[[], RocksStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a disk would fill up with what nobody needs, however fast that is consumed."""
+    monkeypatch.setattr(rocks, "BEHIND", 5 * SIZE)
+    store = open_store()
+    apply(store, {b"%02d" % number: value(number) for number in range(40)})
+
+    def slow(key: bytes) -> bytes | None:
+        time.sleep(0.003)
+        return store._stored(key)
+
+    monkeypatch.setattr(store._collection, "_stored", slow)
+    assert store.tidy() >= 0.057
+    apply(store, {b"%02d" % number: value(number) for number in range(6)})
+    began = time.monotonic()
+    pause = store.tidy()
+    assert 0.002 < pause <= time.monotonic() - began
+    while store.tidy():
+        pass
+    assert store.tidy() >= 0.057  # (another look)
+
+
 def test_a_store_says_when_it_is_untidy(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", sync=False)
     assert not store.untidy

@@ -46,6 +46,8 @@ _ROOM = 8 * _MIB
 _TOGETHER = 9
 #: Seconds between two steps of tidying at least, and how many times as long as the step took.
 _PAUSE, _PAUSES = 0.002, 19
+#: Bytes of large values that were written since a look began, from which on it must hurry: pauses are short then.
+BEHIND = 256 * _MIB
 #: Seconds after which it is looked whether a store takes writes again.
 _UNTIL_WELL = 1.0
 
@@ -122,6 +124,8 @@ class RocksStore:
             self._values, self._stored, self._replace, self._sync_log, self._worker, lambda: self._flight
         )
         self._look: Iterator[None] | None = None
+        # bytes that were written since that began
+        self._grown = 0
         self._lost: set[bytes] = set()
         self.untidy = bool(self._values.sizes)
 
@@ -162,7 +166,7 @@ class RocksStore:
         began = time.monotonic()
         try:
             if self._look is None:
-                self.untidy = False
+                self.untidy, self._grown = False, 0
                 self._look = self._collection.look()
             next(self._look)
         except StopIteration:
@@ -173,7 +177,8 @@ class RocksStore:
             # a defect of ours, and no mail is lost by it: the files take more room than they need
             _log.exception("the files of large messages can't be looked through")
         else:
-            return max(_PAUSE, _PAUSES * (time.monotonic() - began))
+            took = time.monotonic() - began
+            return max(_PAUSE, took * (_PAUSES if self._grown < BEHIND else 1))
         self._look = None
         return 0.0
 
@@ -295,6 +300,7 @@ class RocksStore:
             self._broken, self._wanted = True, len(value)
             raise StoreError(str(cause)) from cause
         self._wanted = 0
+        self._grown += len(value)
         if self._syncer is not None:
             self._written.add(self._values.newest)
         return pointer
