@@ -214,7 +214,7 @@ class RocksStore:
     def _begin_again(self) -> None:
         """RocksDB takes no write after one that failed, even when there is room again: open it anew."""
         free = shutil.disk_usage(self._path).free
-        needed = _ROOM + self._wanted + sum(log.stat().st_size for log in self._path.glob("*.log"))
+        needed = _ROOM + self._wanted + sum(map(_size, self._path.glob("*.log")))
         if free < needed:
             raise StoreError(f"No space left on device: {free // _MIB} MiB are free, {needed // _MIB} are needed")
         self._shut()
@@ -381,6 +381,14 @@ class RocksStore:
             copy_store(self._path, path)
         except Exception as cause:
             raise StoreError(f"cannot copy the store to {path}: {cause}") from cause
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 of one that is gone: RocksDB removes its logs when it likes."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _what_was(before: Snapshot | None, batch: Batch) -> dict[bytes, bytes | None]:
