@@ -31,7 +31,7 @@ from mq9_broker.store import Batch
 from mq9_broker.store.collection import Collection
 from mq9_broker.store.copying import copy_store
 from mq9_broker.store.pending import merged
-from mq9_broker.store.valuelog import LARGE, MARK, POINTER, ValueLog, is_pointer
+from mq9_broker.store.valuelog import LARGE, MARK, POINTER, ValueLog, is_pointer, number_of
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +126,8 @@ class RocksStore:
         self._look: Iterator[None] | None = None
         # bytes that were written since that began
         self._grown = 0
-        self._lost: set[bytes] = set()
+        # the files of which it was said that they lost something
+        self._lost: set[int] = set()
         self.untidy = bool(self._values.sizes)
 
     def get(self, key: bytes) -> bytes | None:
@@ -137,8 +138,6 @@ class RocksStore:
 
     def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:
         stored = self._scan(start, end, ahead)
-        if self._values.sizes:
-            stored = self._with_large(stored)
         if not self._undo:
             return stored
         return merged(stored, sorted(key for key in self._undo if start <= key < end), self.get)
@@ -252,7 +251,10 @@ class RocksStore:
             # (else each block of 4 KiB is read by itself)
             bounds.set_readahead_size(min(ahead, _AHEAD))
         try:
-            yield from cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=start, read_opt=bounds))
+            found = cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=start, read_opt=bounds))
+            yield from self._with_large(found) if self._values.sizes else found
+        except StoreError:
+            raise
         except Exception as cause:
             raise StoreError(f"cannot read: {cause}") from cause
 
@@ -320,15 +322,17 @@ class RocksStore:
             if value is None:
                 # it may have been moved, or deleted, since the scan began in which the pointer was found
                 now = self._stored(key)
-                if now is None or now != pointer:
+                if now != pointer:
                     return self._large(key, now) if now is not None and is_pointer(now) else now
         except OSError as cause:
             raise StoreError(f"cannot read: {cause}") from cause
-        if value is None and pointer not in self._lost:
-            self._lost.add(pointer)
+        if value is None and (number := number_of(pointer)) not in self._lost:
+            self._lost.add(number)
             _log.error(
-                "a large message is lost: its file does not hold what was written, as after a power cut without "
-                "durability fsync; stop the broker, and `mq9 check --repair` corrects what counts it"
+                "a large message is lost, maybe others with it: file number %d does not hold what was written, as "
+                "after a power cut without durability fsync; stop the broker, and `mq9 check --repair` corrects what "
+                "counts them",
+                number,
             )
         return value
 

@@ -40,6 +40,11 @@ def is_pointer(value: bytes) -> bool:
     return len(value) == POINTER and value[0] == MARK
 
 
+def number_of(pointer: bytes) -> int:
+    """In which file a value stands."""
+    return int.from_bytes(pointer[1:9], "big")
+
+
 class Damaged(OSError):
     """A file does not hold what was written."""
 
