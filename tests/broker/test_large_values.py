@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from broker.test_stores import EVERYTHING, Kept, Unsynced
 from mq9_broker.check import Check
 from mq9_broker.errors import StoreError
 from mq9_broker.store import Batch, collection, rocks, valuelog
+from mq9_broker.store.copying import copy_store, sync
 from mq9_broker.store.rocks import RocksStore
 
 SIZE = 20_000
@@ -408,6 +410,74 @@ def test_what_could_not_be_synced_is_undone_and_nothing_it_needs_is_gone(tmp_pat
     store = RocksStore(tmp_path / "s", sync=False)
     assert dict(store.scan(*EVERYTHING)) == before
     store.close()
+
+
+class Durable:
+    """What the power leaves of a store when it fails: each file as it was when it was synced last. Takes the place of
+    its database, whose log is what matters of it."""
+
+    def __init__(self, store: RocksStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._database = store._db
+        self._folder = folder
+        self._logs = [folder.with_name("log0")]
+        copy_store(folder, self._logs[0])
+        self._values = {name: (folder / name).read_bytes() for name in files(folder)}
+        monkeypatch.setattr(valuelog, "sync", self._sync)
+        monkeypatch.setattr(store, "_db", self)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._database, name)
+
+    def flush_wal(self, sync: bool) -> None:
+        self._database.flush_wal(sync)
+        copy = self._folder.with_name(f"log{len(self._logs)}")
+        copy_store(self._folder, copy)
+        self._logs.append(copy)
+
+    def left(self, folder: Path) -> Path:
+        """A folder with that. What was removed is gone at once."""
+        shutil.copytree(self._logs[-1], folder, ignore=shutil.ignore_patterns("*.values"))
+        for name in files(self._folder).keys() & self._values.keys():
+            (folder / name).write_bytes(self._values[name])
+        return folder
+
+    def _sync(self, path: Path) -> None:
+        sync(path)
+        if path.is_file():
+            self._values[path.name] = path.read_bytes()
+
+
+def test_a_power_cut_takes_nothing_that_was_there(
+    open_store: Callable[[], RocksStore],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whenever it comes while values go and move."""
+    store = open_store()
+    for number in range(30):
+        apply(store, {b"%02d" % number: value(number)})
+    store = open_store()
+    disk = Durable(store, tmp_path / "s", monkeypatch)
+    before = {b"%02d" % number: value(number) for number in range(30)}
+    apply(store, {b"%02d" % number: None for number in range(30) if number % 4})
+    left = {b"%02d" % number: value(number) for number in range(0, 30, 4)}
+    cuts = 0
+    while store.tidy():
+        store._worker.submit(int).result()
+        cuts += 1
+        found = RocksStore(disk.left(tmp_path / f"cut{cuts}"), sync=False)
+        kept = dict(found.scan(*EVERYTHING))
+        found.close()
+        assert left.items() <= kept.items() <= before.items()
+    assert len(files(tmp_path / "s")) == 1
+    assert cuts > 30
+    assert "lost" not in caplog.text
+    if store._syncer is not None:
+        apply(store, {b"new": value(99)})
+        found = RocksStore(disk.left(tmp_path / "last"), sync=False)
+        assert dict(found.scan(*EVERYTHING)) == left | {b"new": value(99)}
+        found.close()
 
 
 def test_a_copy_has_the_large_values_too(open_store: Callable[[], RocksStore], tmp_path: Path) -> None:
