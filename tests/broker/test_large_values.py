@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -409,6 +410,38 @@ def test_what_could_not_be_synced_is_undone_and_nothing_it_needs_is_gone(tmp_pat
     store.close()
     store = RocksStore(tmp_path / "s", sync=False)
     assert dict(store.scan(*EVERYTHING)) == before
+    store.close()
+
+
+def test_what_a_batch_deletes_is_there_until_that_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be undone yet, when what it writes can't be synced."""
+    store = RocksStore(tmp_path / "s", sync=True)
+    apply(store, {b"%02d" % number: value(number) for number in range(30)})
+    before = dict(store.scan(*EVERYTHING))
+    looked = threading.Event()
+
+    def fail(path: Path) -> None:
+        assert looked.wait(30)
+        raise OSError("Input/output error")
+
+    async def look_meanwhile() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(valuelog, "sync", fail)
+            flight = store.commit(Batch(dict.fromkeys(before) | {b"x": value(99)}))
+            assert flight is not None
+            for _ in range(200):
+                store.tidy()
+                await asyncio.sleep(0)
+            store._worker.submit(int).result()
+            looked.set()
+            with pytest.raises(StoreError, match="Input/output error"):
+                await flight
+
+    asyncio.run(look_meanwhile())
+    assert dict(store.scan(*EVERYTHING)) == before
+    apply(store, {b"y": value(98)})
+    tidied(store)
+    assert dict(store.scan(*EVERYTHING)) == before | {b"y": value(98)}
     store.close()
 
 
