@@ -337,6 +337,13 @@ def test_a_value_that_is_lost_is_not_there_and_said_once(
     (tmp_path / "s" / name).unlink()
     store = open_store()
     assert dict(store.scan(*EVERYTHING)) == {b"b": value(5), b"d": value(4)}
+    apply(store, {b"e": b"small"})
+    for name in files(tmp_path / "s"):
+        (tmp_path / "s" / name).unlink()
+    # (as of a copy that was made without them)
+    store = open_store()
+    assert dict(store.scan(*EVERYTHING)) == {b"e": b"small"}
+    assert [store.get(key) for key in (b"b", b"d", b"e")] == [None, None, b"small"]
 
 
 @pytest.fixture

@@ -251,8 +251,13 @@ class RocksStore:
             # (else each block of 4 KiB is read by itself)
             bounds.set_readahead_size(min(ahead, _AHEAD))
         try:
-            found = cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=start, read_opt=bounds))
-            yield from self._with_large(found) if self._values.sizes else found
+            for pair in cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=start, read_opt=bounds)):
+                if len(pair[1]) == POINTER and pair[1][0] == MARK:
+                    value = self._large(*pair)
+                    if value is not None:
+                        yield pair[0], value
+                else:
+                    yield pair
         except StoreError:
             raise
         except Exception as cause:
@@ -335,15 +340,6 @@ class RocksStore:
                 number,
             )
         return value
-
-    def _with_large(self, stored: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        for pair in stored:
-            if len(pair[1]) == POINTER and pair[1][0] == MARK:
-                value = self._large(*pair)
-                if value is not None:
-                    yield pair[0], value
-            else:
-                yield pair
 
     def _replace(self, pointers: dict[bytes, bytes]) -> None:
         records = WriteBatch(raw_mode=True)
