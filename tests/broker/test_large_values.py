@@ -126,6 +126,34 @@ def test_files_go_when_nothing_in_them_is_needed(open_store: Callable[[], RocksS
     assert {kept for _, kept in store.scan(*EVERYTHING)} == {b"small now"}
     apply(store, {b"new": value(1)})
     assert store.get(b"new") == value(1)
+    # what is written to goes when that is worth it
+    apply(store, {b"new": None})
+    tidied(store)
+    assert len(files(tmp_path / "s")) == 1
+
+
+def test_no_file_goes_while_a_copy_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are copied last."""
+    store = RocksStore(tmp_path / "s", sync=False)
+    apply(store, {b"%02d" % number: value(number) for number in range(30)})
+    apply(store, dict.fromkeys([b"%02d" % number for number in range(30)]))
+    before = files(tmp_path / "s")
+    copied = threading.Event()
+    written = store._sync_log
+
+    def copy_next() -> None:
+        written()
+        store._worker.submit(copied.wait, 30)
+
+    monkeypatch.setattr(store._collection, "_sync", copy_next)
+    for _ in range(200):
+        store.tidy()
+        time.sleep(0.0001)
+    assert files(tmp_path / "s") == before
+    copied.set()
+    tidied(store)
+    assert len(files(tmp_path / "s")) <= 1
+    store.close()
 
 
 def test_what_little_is_needed_of_a_file_moves_to_another(open_store: Callable[[], RocksStore], tmp_path: Path) -> None:
@@ -166,6 +194,21 @@ def test_nothing_is_copied_where_little_is_free(
     tidied(store)
     assert sum(files(tmp_path / "s").values()) < 11.5 * SIZE
     assert dict(store.scan(*EVERYTHING)) == {b"%02d" % number: value(number) for number in (0, *range(21, 30))}
+
+
+def test_what_is_written_while_its_old_value_moves_stays(open_store: Callable[[], RocksStore], tmp_path: Path) -> None:
+    """At whatever step."""
+    store = open_store()
+    for step in range(0, 60, 2):
+        apply(store, {b"%02d" % number: value(number) for number in range(20)})
+        tidied(store)
+        apply(store, {b"%02d" % number: None for number in range(20) if number % 5})
+        for _ in range(step):
+            store.tidy()
+        store._worker.submit(int).result()
+        apply(store, {b"00": b"small", b"05": None, b"10": value(99)})
+        tidied(store)
+        assert dict(store.scan(*EVERYTHING)) == {b"00": b"small", b"10": value(99), b"15": value(15)}
 
 
 def test_a_step_takes_as_long_as_one_value_may(
