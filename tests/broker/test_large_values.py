@@ -280,20 +280,21 @@ def test_a_store_says_when_it_is_untidy(tmp_path: Path) -> None:
 def test_what_a_killed_process_began_is_passed_over(
     open_store: Callable[[], RocksStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    first = b"a" * 40
     store = open_store()
-    apply(store, {b"a": value(1), b"b": value(2)})
+    apply(store, {first: value(1), b"b": value(2)})
     (name,) = files(tmp_path / "s")
     whole = (tmp_path / "s" / name).read_bytes()
-    for end in (3, 9, 12, 100, SIZE):
+    for end in (3, 9, 12, 30, 100, SIZE):
         with (tmp_path / "s" / name).open("ab") as file:
             file.write(whole[:end])
         store = open_store()
-        assert [store.get(key) for key in (b"a", b"b")] == [value(1), value(2)]
+        assert [store.get(key) for key in (first, b"b")] == [value(1), value(2)]
         apply(store, {b"c": value(3)})
         tidied(store)
-        assert dict(store.scan(*EVERYTHING)) == {b"a": value(1), b"b": value(2), b"c": value(3)}
+        assert dict(store.scan(*EVERYTHING)) == {first: value(1), b"b": value(2), b"c": value(3)}
         (tmp_path / "s" / name).write_bytes(whole)
-    apply(store, {b"a": None, b"b": None, b"c": value(4)})
+    apply(store, {first: None, b"b": None, b"c": value(4)})
     with (tmp_path / "s" / name).open("ab") as file:
         file.write(whole[:100])
     store = open_store()
@@ -301,6 +302,19 @@ def test_what_a_killed_process_began_is_passed_over(
     tidied(store)
     assert name not in files(tmp_path / "s")
     assert caplog.text == ""
+
+
+def test_few_files_are_open_however_many_there_are(open_store: Callable[[], RocksStore], tmp_path: Path) -> None:
+    if not Path("/dev/fd").exists():
+        pytest.skip("this system does not show which files are open")
+    store = open_store()
+    apply(store, {b"%03d" % number: value(number, 10 * SIZE) for number in range(100)})
+    assert len(files(tmp_path / "s")) == 100
+    before = len(os.listdir("/dev/fd"))
+    assert all(store.get(b"%03d" % number) == value(number, 10 * SIZE) for number in range(100))
+    assert len(os.listdir("/dev/fd")) <= before + 32
+    tidied(store)
+    assert len(os.listdir("/dev/fd")) <= before + 32
 
 
 def test_a_file_that_cannot_be_read_stays_and_is_named_once(
@@ -505,6 +519,7 @@ class Durable:
         self._logs = [folder.with_name("log0")]
         copy_store(folder, self._logs[0])
         self._values = {name: (folder / name).read_bytes() for name in files(folder)}
+        self._named = [*self._values]
         monkeypatch.setattr(valuelog, "sync", self._sync)
         monkeypatch.setattr(store, "_db", self)
 
@@ -520,7 +535,7 @@ class Durable:
     def left(self, folder: Path) -> Path:
         """A folder with that. What was removed is gone at once."""
         shutil.copytree(self._logs[-1], folder, ignore=shutil.ignore_patterns("*.values"))
-        for name in files(self._folder).keys() & self._values.keys():
+        for name in files(self._folder).keys() & self._values.keys() & set(self._named):
             (folder / name).write_bytes(self._values[name])
         return folder
 
@@ -528,6 +543,8 @@ class Durable:
         sync(path)
         if path.is_file():
             self._values[path.name] = path.read_bytes()
+        else:
+            self._named += files(path)
 
 
 def test_a_power_cut_takes_nothing_that_was_there(
