@@ -484,6 +484,24 @@ def test_a_copy_begins_again_when_tables_come_meanwhile(tmp_path: Path, monkeypa
     found.close()
 
 
+def test_a_copy_begins_again_when_a_manifest_goes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RocksStore(tmp_path / "s", sync=False)
+    store.commit(write(a="1"))
+    listdir, gone = os.listdir, ["MANIFEST-000000"]
+
+    def names(folder: Path) -> list[str]:
+        # (the first time one is named that is gone)
+        return listdir(folder) + [gone.pop() for _ in gone[:]]
+
+    monkeypatch.setattr(os, "listdir", names)
+    copying.copy_store(tmp_path / "s", tmp_path / "c")
+    monkeypatch.undo()
+    store.close()
+    found = RocksStore(tmp_path / "c", sync=False)
+    assert list(found.scan(*EVERYTHING)) == [(b"a", b"1")]
+    found.close()
+
+
 def test_a_copy_never_overwrites(tmp_path: Path) -> None:
     kept = Kept(RocksStore(tmp_path / "s", sync=False))
     kept.apply(write(a="1"))

@@ -27,8 +27,8 @@ def copy_store(source: Path, target: Path) -> None:
     """Copy the RocksDB folder `source` into the new folder `target`; on disk when this returns. OSError."""
     for _ in range(_ATTEMPTS):
         target.mkdir()
-        before = _state(source)
         try:
+            before = _state(source)
             for name in sorted(before[0]):
                 _copy(source / name, target / name)
             if _state(source) == before:
