@@ -316,5 +316,8 @@ async def _stop_when_idle(server: Server, seconds: int, clock: Clock, stop: Call
 
 
 def _watch(flight: Awaitable[None], done: Callable[[BaseException | None], None]) -> None:
-    future = asyncio.ensure_future(flight)
-    future.add_done_callback(lambda landed: done(landed.exception()))
+    def landed(future: asyncio.Future[None]) -> None:
+        if not future.cancelled():  # (by the end of the loop)
+            done(future.exception())
+
+    asyncio.ensure_future(flight).add_done_callback(landed)

@@ -37,7 +37,7 @@ class Store(Protocol):
         ...
 
     def commit(self, batch: Batch) -> Awaitable[None] | None:
-        """Apply a batch. None: it is kept. An awaitable: readable now, kept when the awaitable is done; when that
+        """Apply a batch. None: it is kept. An awaitable: readable soon, and kept, when the awaitable is done; when that
         fails, none of its writes is readable any more (a range is not given back). The next batch comes after that."""
         ...
 

@@ -66,6 +66,8 @@ class Collection:
 
     def _look_at(self, number: int) -> Iterator[None]:
         values = self._values
+        if number in values.held:
+            return
         size = values.sizes[number]
         needed: list[Entry] = []
         for entry in values.entries(number):

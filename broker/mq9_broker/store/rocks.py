@@ -116,8 +116,6 @@ class RocksStore:
         except OSError as cause:
             self._db.close()
             raise StoreError(f"cannot open the store in {path}: {cause}") from cause
-        # the files in which there is something of the batch that is being written
-        self._written: set[int] = set()
         # the bytes of one that found no room
         self._wanted = 0
         self._collection = Collection(
@@ -145,15 +143,12 @@ class RocksStore:
     def commit(self, batch: Batch) -> Awaitable[None] | None:
         if self._broken:
             self._begin_again()
-        if self._syncer is not None:
-            self._before = self._db.snapshot()
-        self._write(batch)
-        if self._deleted >= _DELETIONS:
-            self._write_out()
+        records = self._records(batch)
         if self._syncer is None:
+            self._write(records)
             return None
-        self._flight = asyncio.get_running_loop().run_in_executor(self._syncer, self._sync, batch, self._written)
-        self._written = set()
+        apart = self._values.held
+        self._flight = asyncio.ensure_future(self._fly(batch, records)) if apart else self._take_off(batch, records)
         return self._flight
 
     def checkpoint(self, path: Path) -> Awaitable[None]:
@@ -263,7 +258,8 @@ class RocksStore:
         except Exception as cause:
             raise StoreError(f"cannot read: {cause}") from cause
 
-    def _write(self, batch: Batch) -> None:
+    def _records(self, batch: Batch) -> WriteBatch:
+        """What a batch writes, when its large values are written apart."""
         records = WriteBatch(raw_mode=True)
         put, delete = records.put, records.delete
         before, end_before = self._deleted, self._values.end()
@@ -282,11 +278,36 @@ class RocksStore:
         except StoreError:
             # (the room that is left is what it takes to begin again)
             self._values.take_back(*end_before)
-            self._written &= self._values.sizes.keys()
+            self._values.held.clear()
             raise
         if self._deleted > before and self._values.sizes:
             self.untidy = True
+        return records
+
+    async def _fly(self, batch: Batch, records: WriteBatch) -> None:
+        """Large values are on the disk before there is anything that points at them: it could be there without them
+        when the power fails, and what it replaced would be lost."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._syncer, self._values.sync, self._values.held)
+            flight = self._take_off(batch, records)
+        except OSError as cause:
+            # (a disk that failed once may have lost more of that file)
+            self._values.leave()
+            raise StoreError(str(cause)) from cause
+        finally:
+            self._values.held.clear()
+            self.untidy = True
+        await flight
+
+    def _take_off(self, batch: Batch, records: WriteBatch) -> asyncio.Future[None]:
+        self._before = self._db.snapshot()
+        self._write(records)
+        return asyncio.get_running_loop().run_in_executor(self._syncer, self._sync, batch)
+
+    def _write(self, records: WriteBatch) -> None:
         self._apply(records)
+        if self._deleted >= _DELETIONS:
+            self._write_out()
 
     def _apply(self, records: WriteBatch) -> None:
         try:
@@ -309,7 +330,7 @@ class RocksStore:
         self._wanted = 0
         self._grown += len(value)
         if self._syncer is not None:
-            self._written.add(self._values.newest)
+            self._values.held.add(self._values.newest)
         return pointer
 
     def _stored(self, key: bytes) -> bytes | None:
@@ -364,10 +385,9 @@ class RocksStore:
         except Exception as cause:
             _log.warning("deletions could not be written out: %s", cause)
 
-    def _sync(self, batch: Batch, written: set[int]) -> None:
+    def _sync(self, batch: Batch) -> None:
         before, self._before = self._before, None
         try:
-            self._values.sync(written)
             self._db.flush_wal(True)
         except Exception as cause:
             self._broken = True

@@ -67,6 +67,8 @@ class ValueLog:
         self.sizes = {int(file.stem): file.stat().st_size for file in sorted(found)}
         #: the number of that one
         self.newest = max(self.sizes, default=0)
+        #: those that have values of a batch on its way, at which nothing points yet
+        self.held: set[int] = set()
         self._writer: FileIO | None = None
         self._readers: dict[int, FileIO] = {}
 
