@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -671,6 +672,46 @@ def test_what_is_deleted_under_a_scan_is_not_called_lost(
     seen = dict(scan)
     assert seen[b"29"] == b"small"
     assert caplog.text == ""
+
+
+def test_a_copy_has_nothing_of_what_came_later(open_store: Callable[[], RocksStore], tmp_path: Path) -> None:
+    store = open_store()
+    apply(store, {b"a": value(1)})
+
+    async def copy() -> None:
+        await store.checkpoint(tmp_path / "c")
+
+    asyncio.run(copy())
+    before = files(tmp_path / "c")
+    apply(store, {b"b": value(2), b"c": value(3)})
+    assert files(tmp_path / "c") == before
+    assert sum(before.values()) < 2 * SIZE
+
+
+def test_a_look_in_vain_is_not_soon_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something is deleted all the time, and rarely what is large."""
+    clock = [0.0]
+
+    def monotonic() -> float:
+        clock[0] += 1.0  # (all that is done takes a second)
+        return clock[0]
+
+    store = RocksStore(tmp_path / "s", sync=False)
+    store.commit(Batch({b"%02d" % number: value(number) for number in range(30)}))
+    monkeypatch.setattr(rocks, "time", SimpleNamespace(monotonic=monotonic))
+    began = clock[0]
+    while store.tidy():
+        pass
+    took = clock[0] - began
+    steps = 0
+    pause = store.tidy()
+    assert 3 * took < pause < 4.5 * took
+    monkeypatch.setattr(rocks, "BEHIND", 0)  # much was written: it does not wait
+    while store.tidy():
+        steps += 1
+    assert steps > 3
+    monkeypatch.undo()
+    store.close()
 
 
 _key = st.sampled_from([b"%02d" % number for number in range(12)])

@@ -468,13 +468,13 @@ def test_a_copy_begins_again_when_tables_come_meanwhile(tmp_path: Path, monkeypa
     store.commit(write(a="1"))
     copy, interrupted = copying._copy, []
 
-    def interrupt(source: Path, target: Path) -> None:
+    def interrupt(source: Path, target: Path, *, link: bool) -> None:
         if source.name.startswith("MANIFEST") and not interrupted:
             # the manifest now names a table that was not there when the tables were linked
             interrupted.append(source)
             store.commit(write(b="2"))
             store._db.flush(True)
-        copy(source, target)
+        copy(source, target, link=link)
 
     monkeypatch.setattr(copying, "_copy", interrupt)
     copying.copy_store(tmp_path / "s", tmp_path / "c")

@@ -49,6 +49,8 @@ class Collection:
         # (what was copied of these would be copied each time)
         self._damaged: set[int] = set()
         self._until = 0.0
+        #: how many files went
+        self.removed = 0
 
     def look(self) -> Iterator[None]:
         """Look at every file once, step by step: there may be commits between two steps. After one that failed, begin
@@ -92,6 +94,7 @@ class Collection:
             yield from _done(flight)
         # (in the thread that copies for backups: none goes while they do)
         self._worker.submit(_remove, values.forget(number))
+        self.removed += 1
 
     def _is_needed(self, entry: Entry) -> bool:
         stored = self._stored(entry.key)

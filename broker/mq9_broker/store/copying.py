@@ -23,17 +23,18 @@ VALUES = ".values"
 State = tuple[frozenset[str], int]
 
 
-def copy_store(source: Path, target: Path) -> None:
-    """Copy the RocksDB folder `source` into the new folder `target`; on disk when this returns. OSError."""
+def copy_store(source: Path, target: Path, newest: int = 0) -> None:
+    """Copy the RocksDB folder `source` into the new folder `target`; on disk when this returns. Of the files with large
+    values those up to number `newest` grow no more. OSError."""
     for _ in range(_ATTEMPTS):
         target.mkdir()
         try:
             before = _state(source)
             for name in sorted(before[0]):
-                _copy(source / name, target / name)
+                _copy(source / name, target / name, link=name.endswith(".sst"))
             if _state(source) == before:
                 for file in source.glob("*" + VALUES):
-                    _copy(file, target / file.name)
+                    _copy(file, target / file.name, link=file.stem.isdigit() and int(file.stem) <= newest)
                 for path in [*target.iterdir(), target]:
                     sync(path)
                 return
@@ -49,8 +50,8 @@ def _state(folder: Path) -> State:
     return names, sum((folder / name).stat().st_size for name in names if name.startswith("MANIFEST"))
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.suffix in (".sst", VALUES):
+def _copy(source: Path, target: Path, *, link: bool) -> None:
+    if link:
         try:
             os.link(source, target)
             return

@@ -46,6 +46,8 @@ _ROOM = 8 * _MIB
 _TOGETHER = 9
 #: Seconds between two steps of tidying at least, and how many times as long as the step took.
 _PAUSE, _PAUSES = 0.002, 19
+#: After a look in vain so many times as long as it took.
+_RESTS = 4
 #: Bytes of large values that were written since a look began, from which on it must hurry: pauses are short then.
 BEHIND = 256 * _MIB
 #: Seconds after which it is looked whether a store takes writes again.
@@ -122,8 +124,9 @@ class RocksStore:
             self._values, self._stored, self._replace, self._sync_log, self._worker, lambda: self._flight
         )
         self._look: Iterator[None] | None = None
-        # bytes that were written since that began
-        self._grown = 0
+        # bytes written since that began, and files gone before; when it began, and when the next may begin
+        self._grown = self._removed = 0
+        self._began = self._again = 0.0
         # the files of which it was said that they lost something
         self._lost: set[int] = set()
         self.untidy = bool(self._values.sizes)
@@ -152,7 +155,8 @@ class RocksStore:
         return self._flight
 
     def checkpoint(self, path: Path) -> Awaitable[None]:
-        return asyncio.get_running_loop().run_in_executor(self._worker, self._copy, path)
+        self._values.leave()
+        return asyncio.get_running_loop().run_in_executor(self._worker, self._copy, path, self._values.newest)
 
     def tidy(self) -> float:
         if self._broken:
@@ -160,11 +164,16 @@ class RocksStore:
         began = time.monotonic()
         try:
             if self._look is None:
+                if began < self._again and self._grown < BEHIND:
+                    return self._again - began
                 self.untidy, self._grown = False, 0
+                self._removed, self._began = self._collection.removed, began
                 self._look = self._collection.look()
             next(self._look)
         except StopIteration:
-            pass
+            # (something is deleted all the time, and rarely what is large)
+            in_vain = self._collection.removed == self._removed
+            self._again = began + _RESTS * (began - self._began) if in_vain else 0.0
         except StoreError as cause:
             _log.warning("the files of large messages are not looked through: %s", cause)
         except Exception:
@@ -395,10 +404,10 @@ class RocksStore:
             before = None  # (the traceback would keep the database open)
             raise StoreError(str(cause)) from cause
 
-    def _copy(self, path: Path) -> None:
+    def _copy(self, path: Path, newest: int) -> None:
         try:
             self._db.flush(True)  # leaves little in the logs
-            copy_store(self._path, path)
+            copy_store(self._path, path, newest)
         except Exception as cause:
             raise StoreError(f"cannot copy the store to {path}: {cause}") from cause
 
