@@ -345,7 +345,7 @@ class Group:
     def _ahead_of(self, tier: int, upto: int, now: int, look: Look) -> int:
         """How many messages lie between the position and `upto`, counted to MAX_WAITING. What was counted is
         remembered until a message is removed, so that a reader that works a backlog off counts each one once. What
-        `look` does not come to counts as being there."""
+        `look` does not come to counts as being there, unless it is acknowledged."""
         if self._upto[tier] >= self.mailbox.tails[tier]:
             return 0
         if self._counted_at != self.mailbox.removals:
@@ -365,7 +365,9 @@ class Group:
                 count += sum(msg_id not in self._ahead for msg_id in ids)
             self._counted[tier] = count, last
             if look.over:
-                count = min(count + min(upto, self.mailbox.tails[tier]) - last, self.mailbox.counts[tier])
+                first, end = max(last + 1, self.mailbox.heads[tier]), min(upto, self.mailbox.tails[tier]) + 1
+                done = sum(first <= msg_id < end for msg_id in self._ahead)
+                count = min(count + end - first - done, self.mailbox.counts[tier])
         return count
 
     def has_more(self, tiers: tuple[int, ...], upto: int, now: int) -> bool:

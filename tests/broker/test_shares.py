@@ -524,6 +524,18 @@ def test_what_a_look_does_not_come_to_waits(monkeypatch: pytest.MonkeyPatch) -> 
     assert told == [*range(38, -1, -1)]
 
 
+def test_what_is_acknowledged_already_does_not_wait_where_a_look_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Broker().client()
+    client.create(name="box", public=True, ttl=0)
+    client.send(pub("MAILBOX.box", b"x" * PIECE) * 40, pub("MAILBOX.box.low", b"x" * PIECE) * 20)
+    monkeypatch.setattr(messages, "EXAMINED", 64)
+    assert len(client.fetch("box", "workers", limit=1)["messages"]) == 1
+    done = [*range(20, 40), *range(42, 60)]
+    assert client.request("MSG.ACK.box", {"group_name": "workers", "msg_ids": done})["error"] == ""
+    waiting = client.request("MAILBOX.QUERY.box", {"limit": 0, "group_name": "workers"})["waiting"]
+    assert (waiting["normal"], waiting["low"]) == (19, 2)
+
+
 # ---- what waits ----
 
 
