@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from benchmarks.link import WireError
 from benchmarks.load import PAYLOAD_END, keep_in_flight, payloads
 from benchmarks.report import Report
-from benchmarks.targets import Client, Reader, Target
+from benchmarks.targets import Client, Reader, Target, alternating
 
 _WINDOW = 1000
 
@@ -19,8 +19,8 @@ def fill(client: Client, place: str, count: int) -> str:
 
 def run(report: Report, targets: Sequence[Target], *, rounds: int = 5, count: int = 100_000) -> None:
     case = f"{count:,} waiting"
-    for _ in range(rounds):
-        for target in targets:
+    for turns in alternating(targets, rounds):
+        for target in turns:
             with target.connect() as client:
                 place = fill(client, client.place(), count)
             with target.connect() as client:

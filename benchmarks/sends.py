@@ -8,7 +8,7 @@ from benchmarks.limit import RawStore
 from benchmarks.load import Result, keep_in_flight, one_in_flight_each, payloads
 from benchmarks.report import Report
 from benchmarks.servers import Server
-from benchmarks.targets import Target
+from benchmarks.targets import Target, alternating
 
 RING = 1024
 _CONNECTIONS = 64
@@ -26,12 +26,10 @@ def run(
 ) -> None:
     """`workload` is the name under which the figures are reported; `raw` is the limit line without a socket.
 
-    Each round begins with another server, for what one has still to write out takes something from the next. `raw`,
-    which has the most of that, and in the load generator's process, comes when they are done.
+    `raw`, which has the most to write out afterwards, and in the load generator's process, comes when they are done.
     """
     cases = [(window, f"{window:,} in flight") for window in windows]
-    for first in range(rounds):
-        turns = [targets[(first + i) % len(targets)] for i in range(len(targets))]
+    for turns in alternating(targets, rounds):
         for window, case in cases:
             for target in turns:
                 _one_connection(report, workload, case, target, window, seconds)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from benchmarks.load import keep_in_flight, payloads
 from benchmarks.report import Report
 from benchmarks.sends import measured
-from benchmarks.targets import Target
+from benchmarks.targets import Target, alternating
 
 CASE = "8 in flight"
 _WINDOW = 8
@@ -17,10 +17,10 @@ _WRITTEN = 1 << 26  # bytes at most at a time: not more than what a disk takes w
 def run(
     report: Report, targets: Sequence[Target], *, rounds: int = 5, seconds: float = 0.4, sizes: Sequence[int] = _SIZES
 ) -> None:
-    for _ in range(rounds):
+    for turns in alternating(targets, rounds):
         for size in sizes:
             texts = payloads(max(_WINDOW, min(256, _PREPARED // (size or 1))), 1, size)
-            for target in targets:
+            for target in turns:
                 with target.connect() as client:
                     frames = client.sends([client.place()], texts, _WINDOW)
                     keep_in_flight(client, frames, _WINDOW, count=_WINDOW)

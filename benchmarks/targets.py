@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from benchmarks.load import Frames, Line
 from benchmarks.servers import Server
 
+T = TypeVar("T")
 _serial = count(1)
 
 
@@ -95,3 +96,10 @@ class Target:
 
 #: Starts a server, again and again on the same folder.
 Start = Callable[[], AbstractContextManager[Target]]
+
+
+def alternating(targets: Sequence[T], rounds: int) -> Iterator[Sequence[T]]:
+    """The order of each round: every other one goes backwards. What a server has still to write out takes something
+    from the one that follows, and that is not always the same one."""
+    for number in range(rounds):
+        yield targets[:: -1 if number % 2 else 1]

@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mcp import StdioServerParameters
 from benchmarks.link import WireError, read
 from benchmarks.load import Frames, one_in_flight_each
 from benchmarks.pipes import PipeClient
+from benchmarks.targets import alternating
 
 ROOT = Path(__file__).parent.parent
 #: The servers that every machine with the tests' packages can run.
@@ -100,6 +103,15 @@ def test_a_mark_says_whether_it_is_met(tmp_path: Path) -> None:
     assert rows["| stored sends one at a time, p50"].endswith("| 12 µs | 10 µs | 1.20× |  | ≤ 1.25× | met |  |")
     assert rows["| stored sends one at a time, p99"].endswith("| 1.30× |  | ≤ 1.25× | not met |  |")
     assert rows["| offline drain: 100,000 waiting to a new subscriber"].endswith("| ≥ 1.0× | not measured |  |")
+
+
+def test_no_server_always_follows_the_same_one() -> None:
+    measured = [name for turns in alternating("abcd", 4) for _ in range(3) for name in turns]
+    before: dict[str, set[str]] = {name: set() for name in "abcd"}
+    for one, other in pairwise(measured):
+        before[other].add(one)
+    assert all(len(names - {name}) == 2 for name, names in before.items())
+    assert Counter(measured[::12]) == {"a": 2, "d": 2}
 
 
 class Peer:
