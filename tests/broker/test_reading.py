@@ -267,6 +267,18 @@ def test_a_huge_integer_is_refused_as_any_other(number: int) -> None:
     assert refused("QUERY", tags=[number]) == f"tags must be a list of strings, not {shown}"
 
 
+def test_a_long_request_that_is_refused_is_not_read_again_nor_shown_whole() -> None:
+    client = Broker().client()
+    client.create(name="box")
+    for value, shown in (
+        (1 << 64, "1.8446744073709552e+19"),
+        ([[1] * 100_000], "[[" + "1, " * 18 + "1..."),
+        ({"deep": json.loads("[" * 900 + "]" * 900)}, '{"deep": ' + "[" * 48 + "..."),
+    ):
+        answer = client.request("MAILBOX.QUERY.box", {"limit": value, "unknown": "x" * 20_000})
+        assert answer == {"error": f"limit must be an integer, not {shown}"}
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1.5", "1e3"])
 def test_what_is_no_integer_is_called_so(number: str) -> None:
     with pytest.raises(Mq9Error, match="a must be an integer, not"):

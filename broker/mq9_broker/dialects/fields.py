@@ -9,6 +9,9 @@ import orjson
 
 from mq9_broker.errors import Mq9Error
 
+#: Bytes of a request above which it is not read again to say what was wrong with it: these take a millisecond.
+_LONG = 16_384
+
 
 class Fields:
     """One request, or an object in it: `text` is that of the request, `within` the names that lead to the object.
@@ -113,7 +116,10 @@ class Fields:
         return Fields(value, self._text, (*self._within, name))
 
     def _said(self, name: str) -> Any:
-        """A value as json reads it: orjson makes a float of an integer of more than 64 bits."""
+        """A value as json reads it: orjson makes a float of an integer of more than 64 bits. In a long request it stays
+        one: it is not worth to let everybody wait."""
+        if len(self._text) > _LONG:
+            return self._values.get(name)
         try:
             values = json.loads(self._text or b"{}")
         except RecursionError:
@@ -140,9 +146,10 @@ def _kind(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        # what could just be read can't be written from deeper in the stack
-        return f"{_kind(value)} nested too deeply"
-    return text if len(text) <= 60 else text[:57] + "..."
+    text = ""
+    # (no more of it is written than is shown)
+    for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+        text += part
+        if len(text) > 60:
+            return text[:57] + "..."
+    return text
