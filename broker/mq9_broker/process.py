@@ -73,7 +73,8 @@ def _allotted(root: Path) -> float:
 def _text(file: Path) -> str:
     """What a file holds; nothing when there is none."""
     try:
-        return file.read_text()
+        # (names of control groups are bytes)
+        return os.fsdecode(file.read_bytes())
     except OSError:
         return ""
 

@@ -61,6 +61,12 @@ def test_a_control_group_that_allots_less_than_a_core_counts(
     assert processors(system(tmp_path, files)) == cores
 
 
+def test_a_control_group_may_have_any_name(tmp_path: Path) -> None:
+    root = system(tmp_path, {"sys/fs/cgroup/cpu.max": "10000 100000\n", "proc/self/cgroup": ""})
+    (root / "proc/self/cgroup").write_bytes(b"0::/caf\xe9.slice/mq9\n")
+    assert processors(root) == 0.1
+
+
 @pytest.mark.parametrize(
     "files",
     [
