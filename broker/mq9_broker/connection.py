@@ -146,6 +146,7 @@ class Connection(asyncio.Protocol):
             # a defect of ours: this client loses its connection, everybody else goes on
             _log.exception("client %d hit a defect, its connection is closed", self.session.client_id)
             self.finish(None)
+        self._until = hub.until  # (what it stored has been taken off)
         # (of what fills the socket as fast as it is read, the loop would read megabytes before it did anything else)
         enough = self._more or committer.congested or (len(data) >= _PLENTY and self._pausable and hub.late)
         if enough and not self._resting:

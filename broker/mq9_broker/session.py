@@ -55,6 +55,8 @@ class Subscription:
 
 
 _LONGEST_NAME = 256
+#: Seconds that it takes to commit a message: of many in a row as long as to take them.
+_COMMITTED = 0.000_001
 
 #: Messages of a group that were pushed to a member.
 Confirmation = tuple["Group", list[int], Subscription]
@@ -281,6 +283,7 @@ class Session:
         if stored:
             self.in_msgs += len(bodies)
             self.in_bytes += sum(map(len, bodies))
+            self.hub.until -= len(bodies) * _COMMITTED
         return stored
 
     def on_signals(self, signals: list[tuple[bytes, bytes]]) -> int:

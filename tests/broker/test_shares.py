@@ -141,6 +141,21 @@ def test_a_row_of_sends_is_no_longer_than_a_share(reply: str, text: str) -> None
     assert len(answered(sender)) >= 5000 or not reply
 
 
+@pytest.mark.parametrize("reply", ["", "_INBOX.c1.{}"])
+def test_what_a_row_takes_to_be_committed_is_of_its_share(reply: str) -> None:
+    """It is taken in no time here."""
+    broker = Broker()
+    sender = broker.client()
+    sender.create(name="box")
+    for _ in range(2):
+        sender.feed(b"".join(pub("MAILBOX.box", b"x" * (number % 9), reply.format(number)) for number in range(4000)))
+    assert 5000 <= sender.session.in_msgs < 5600
+    assert not sender.transport.reading
+    broker.settle()
+    assert sender.session.in_msgs >= 8000
+    assert sender.transport.reading
+
+
 def test_who_sends_plenty_in_little_time_is_read_on() -> None:
     broker = Broker()
     client = broker.client()
