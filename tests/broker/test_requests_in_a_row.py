@@ -271,3 +271,14 @@ def test_each_that_is_not_kept_is_an_error_although_nobody_wants_an_answer(at_on
     sender.feed(row(3, answered=False))
     broker.settle()
     assert sender.errors() == ['Permissions Violation for Publish to "$mq9.AI.INBOX.plain"'] * 3
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize(("options", "each"), [({"verbose": True}, ["+OK"]), ({"pedantic": True}, [])])
+def test_who_wants_to_be_told_of_each_is_told(options: dict[str, object], each: list[str], answered: bool) -> None:
+    _, sender, listener = world(options=OPTIONS | options)
+    sender.take()
+    sends = row(20, answered=answered) + pub("INBOX.plain", b"same") * 10
+    told = [frame.verb for frame in sender.send(sends) if frame.verb != "MSG"]
+    assert told == each * 30
+    assert len(listener.take()) == 30

@@ -403,6 +403,16 @@ def test_a_fetch_that_does_not_wait_says_that_there_may_be_more(unswept: Client)
         assert answer.now["more"] is True
 
 
+@pytest.mark.parametrize("name", ["", "g"])
+def test_a_look_that_ends_with_the_last_one_has_seen_them_all(
+    unswept: Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "EXAMINED", 51)
+    answer = unswept.fetch("box", name)
+    assert (entries(answer), answer["more"]) == ([(51, "lives")], False)
+    assert "next" not in unswept.request("MAILBOX.QUERY.box", {})
+
+
 def test_a_queue_goes_on_looking(unswept: Client) -> None:
     unswept.feed(f"SUB {AI}INBOX.box workers all\r\n".encode())
     assert 5 < sum(1 for _ in turns(unswept.broker)) < 20
