@@ -404,9 +404,8 @@ class Look:
         self._left -= max(len(value) // _LARGE, 1)
 
     def ends(self) -> bool:
-        """Whether it is over before the next one, which is there to be looked at."""
-        self.over = self._left <= 0
-        return self.over
+        """Whether enough has been looked at: the next one is too much."""
+        return self._left <= 0
 
 
 def _encode(draft: Draft, expires: int, now: int) -> bytes:

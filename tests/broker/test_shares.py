@@ -413,6 +413,20 @@ def test_a_look_that_ends_with_the_last_one_has_seen_them_all(
     assert "next" not in unswept.request("MAILBOX.QUERY.box", {})
 
 
+def test_a_fetch_goes_on_looking_at_what_has_returned(unswept: Client) -> None:
+    broker, other = unswept.broker, unswept.broker.client()
+    unswept.create(name="more", public=True, ttl=0)
+    unswept.send(*(pub("MAILBOX.more", b"x", headers={"mq9-ttl": 10}) for _ in range(50)))
+    unswept.put("more", "lives")
+    for _ in range(51):
+        other.fetch("more", "g", limit=1)
+    other.hang_up()
+    broker.clock.advance(10)
+    asked = unswept.ask("MSG.FETCH.more", fetching("g", wait=5000))
+    assert 5 < sum(1 for _ in turns(broker)) < 20
+    assert entries(asked.now or {}) == [(51, "lives")]
+
+
 def test_a_queue_goes_on_looking(unswept: Client) -> None:
     unswept.feed(f"SUB {AI}INBOX.box workers all\r\n".encode())
     assert 5 < sum(1 for _ in turns(unswept.broker)) < 20
