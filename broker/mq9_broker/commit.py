@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 MAX_GATHERING = 16_777_216
 #: So many of those who send more than their share may go on in a turn.
 _AT_ONCE = 4
+#: Milliseconds after which it is looked again whether the store is still behind, and how often: should it never be
+#: otherwise, commits say why.
+_AGAIN, _OFTEN = 1, 1000
 #: What is left at the least of a share where many wait: less would be spent on taking turns.
 _LEAST = 0.5
 
@@ -93,6 +96,7 @@ class Committer:
         self._flying: Turn | None = None
         self._waiting: deque[Callable[[], None]] = deque()
         self._letting = False
+        self._held = 0
         self.after_turn: list[Callable[[], None]] = []
         hub.wake_up = self.wake_up
         hub.end_turn = self.end_turn
@@ -102,6 +106,11 @@ class Committer:
     def congested(self) -> bool:
         """Whether what gathers behind the batch on its way is enough: read no more until `when_ready`."""
         return self._flying is not None and self._hub.taken > MAX_GATHERING
+
+    @property
+    def behind(self) -> bool:
+        """Whether the store can't keep up: who sends without a pause waits, so that nobody's commit has to."""
+        return self._mailboxes.disk.store.behind
 
     @property
     def share(self) -> float:
@@ -117,7 +126,16 @@ class Committer:
     def _let_on_soon(self) -> None:
         if self._waiting and not self._letting and not self.congested:
             self._letting = True
-            self._call_soon(self._let_on)
+            if self._held < _OFTEN and self.behind:
+                self._held += 1
+                self._hub.timers.at(self._hub.now + _AGAIN, self._look_again)
+            else:
+                self._held = 0
+                self._call_soon(self._let_on)
+
+    def _look_again(self, now: int) -> None:
+        self._letting = False
+        self._let_on_soon()
 
     def _let_on(self) -> None:
         """Let those go on who wait, as many as a share of time allows, and few, because each may take one."""

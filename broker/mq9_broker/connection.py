@@ -148,7 +148,8 @@ class Connection(asyncio.Protocol):
             self.finish(None)
         self._until = hub.until  # (what it stored has been taken off)
         # (of what fills the socket as fast as it is read, the loop would read megabytes before it did anything else)
-        enough = self._more or committer.congested or (len(data) >= _PLENTY and self._pausable and hub.late)
+        much = len(data) >= _PLENTY and self._pausable
+        enough = self._more or committer.congested or (much and (hub.late or committer.behind))
         if enough and not self._resting:
             self._resting = True
             if self._transport is not None:

@@ -466,8 +466,9 @@ class Broker:
 class FaultyStore:
     """A MemoryStore with faults that tests inject.
 
-    `failing`: commits raise StoreError with that text and change nothing. `by_hand`: commits return futures that
-    `land` completes or fails; the batch is readable at once, and if it fails, its writes are undone, as in RocksStore.
+    `failing`: commits raise StoreError with that text and change nothing. `behind` is what it says of itself.
+    `by_hand`: commits return futures that `land` completes or fails; the batch is readable at once, and if it fails, its
+    writes are undone, as in RocksStore.
     `crash` gives a store of what was kept: batches whose commit returned None, or whose future was completed.
     """
 
@@ -479,6 +480,7 @@ class FaultyStore:
         self.flights: deque[tuple[asyncio.Future[None], Batch]] = deque()
         self.loop: Any = None
         self.failing = ""
+        self.behind = False
         self.by_hand = False
         self.commits = 0
         self.attempts = 0

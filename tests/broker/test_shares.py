@@ -164,6 +164,30 @@ def test_who_sends_plenty_in_little_time_is_read_on() -> None:
         assert client.transport.reading
 
 
+def test_who_sends_plenty_waits_while_the_store_is_behind() -> None:
+    """And nobody else does, and not for ever: should the store not recover, commits say why."""
+    store = FaultyStore()
+    broker = Broker(store)
+    plenty, little = broker.client(), broker.client()
+    plenty.create(name="box")
+    store.behind = True
+    plenty.feed(pub("MAILBOX.box", b"x" * 65_536))
+    for number in range(3):
+        broker.advance(0.05)
+        assert not plenty.transport.reading
+        assert little.put("box", "little") == number + 2
+        assert little.transport.reading
+    store.behind = False
+    broker.advance(0.05)
+    assert plenty.transport.reading
+    store.behind = True
+    plenty.feed(pub("MAILBOX.box", b"x" * 65_536))
+    broker.advance(0.5)
+    assert not plenty.transport.reading
+    broker.advance(2)
+    assert plenty.transport.reading
+
+
 STREAM = b"".join(
     (
         *(pub("MAILBOX.box", b"%d" % number, reply=f"_INBOX.c2.{number}") for number in range(5)),

@@ -111,6 +111,7 @@ def everything(kept: Kept) -> dict[str, str]:
 def test_a_new_store_is_empty(kept: Kept) -> None:
     assert kept.get(b"a") is None
     assert list(kept.scan(*EVERYTHING)) == []
+    assert not kept.store.behind
 
 
 def test_what_is_written_is_read(kept: Kept) -> None:

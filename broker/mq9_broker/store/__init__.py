@@ -28,6 +28,11 @@ class Store(Protocol):
 
     untidy: bool
 
+    @property
+    def behind(self) -> bool:
+        """Whether so much waits to be written out that soon every commit would have to wait for it."""
+        ...
+
     def get(self, key: bytes) -> bytes | None: ...
 
     def scan(self, start: bytes, end: bytes, ahead: int = 0) -> Iterator[tuple[bytes, bytes]]:

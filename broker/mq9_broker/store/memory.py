@@ -15,7 +15,7 @@ _STEP = 64
 class MemoryStore:
     """A dict with its keys in order, in blocks, so that neither an insert nor a scan touches all of them."""
 
-    untidy = False
+    untidy = behind = False
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}

@@ -42,6 +42,9 @@ _DELETIONS, _SECONDS = 1000, 60.0
 _AHEAD = 32_768
 #: What must be free to begin again on a disk that was full, beside what the logs take: they are written out once.
 _ROOM = 8 * _MIB
+#: So many tables are in memory before a commit waits until one of them is written out; those that wait for it; bytes a
+#: second to which RocksDB slows commits down because merges don't keep up, 0 when it does not.
+_BUFFERS, _WAITING_TABLES, _DELAYED = 3, "rocksdb.num-immutable-mem-table", "rocksdb.actual-delayed-write-rate"
 #: Keys that begin with the same bytes, so many, stand together: an `I` and an incarnation (see keys.py).
 _TOGETHER = 9
 #: Seconds between two steps of tidying at least, and how many times as long as the step took.
@@ -71,7 +74,7 @@ def _options() -> Options:
     options.set_prefix_extractor(SliceTransform.create_fixed_prefix(_TOGETHER))
     options.set_block_based_table_factory(table)
     options.set_write_buffer_size(16 * _MIB)
-    options.set_max_write_buffer_number(3)
+    options.set_max_write_buffer_number(_BUFFERS)
     options.set_max_total_wal_size(64 * _MIB)
     options.set_max_open_files(256)
     # fewer and larger merges: young data is neither compressed nor merged more than once, which halves the processor
@@ -153,6 +156,11 @@ class RocksStore:
         apart = self._values.held
         self._flight = asyncio.ensure_future(self._fly(batch, records)) if apart else self._take_off(batch, records)
         return self._flight
+
+    @property
+    def behind(self) -> bool:
+        asked = self._db.property_int_value
+        return (asked(_WAITING_TABLES) or 0) >= _BUFFERS - 1 or bool(asked(_DELAYED))
 
     def checkpoint(self, path: Path) -> Awaitable[None]:
         self._values.leave()
