@@ -358,6 +358,7 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
         list(store.scan(b"a", b"b"))
     with pytest.raises(StoreError, match=r"\w"):
         store.commit(write(a="1"))
+    assert not store.behind
 
 
 @pytest.fixture

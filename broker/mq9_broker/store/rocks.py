@@ -160,7 +160,11 @@ class RocksStore:
     @property
     def behind(self) -> bool:
         asked = self._db.property_int_value
-        return (asked(_WAITING_TABLES) or 0) >= _BUFFERS - 1 or bool(asked(_DELAYED))
+        try:
+            return (asked(_WAITING_TABLES) or 0) >= _BUFFERS - 1 or bool(asked(_DELAYED))
+        except Exception:
+            # (one that could not be opened again: whoever writes is told why)
+            return False
 
     def checkpoint(self, path: Path) -> Awaitable[None]:
         self._values.leave()
