@@ -467,8 +467,8 @@ class FaultyStore:
     """A MemoryStore with faults that tests inject.
 
     `failing`: commits raise StoreError with that text and change nothing. `behind` is what it says of itself.
-    `by_hand`: commits return futures that `land` completes or fails; the batch is readable at once, and if it fails, its
-    writes are undone, as in RocksStore.
+    `by_hand`: commits return futures that `land` completes or fails; the batch is readable at once, and if it fails,
+    its writes are undone, as in RocksStore.
     `crash` gives a store of what was kept: batches whose commit returned None, or whose future was completed.
     """
 
