@@ -129,6 +129,7 @@ class Committer:
             if self._held < _OFTEN and self.behind:
                 self._held += 1
                 self._hub.timers.at(self._hub.now + _AGAIN, self._look_again)
+                self.wake_up()  # (the alarm is set at the end of a turn)
             else:
                 self._held = 0
                 self._call_soon(self._let_on)

@@ -188,6 +188,34 @@ def test_who_sends_plenty_waits_while_the_store_is_behind() -> None:
     assert plenty.transport.reading
 
 
+def test_all_who_wait_for_the_store_are_read_from_again_though_nothing_happens() -> None:
+    says: list[bool] = []
+
+    class Flickering(FaultyStore):
+        """It says what is in the list, and then the last of it again and again."""
+
+        @property
+        def behind(self) -> bool:
+            return says.pop(0) if len(says) > 1 else says[0]
+
+        @behind.setter
+        def behind(self, value: bool) -> None:
+            says[:] = [value]
+
+    store = Flickering()
+    broker = Broker(store)
+    clients = [broker.client() for _ in range(10)]
+    clients[0].create(name="box", ttl=0)
+    store.behind = True
+    for client in clients:
+        client.feed(pub("MAILBOX.box", b"x" * 65_536))
+    broker.settle()
+    assert not any(client.transport.reading for client in clients)
+    says[:] = [False, True, True, False]
+    broker.advance(0.1)
+    assert all(client.transport.reading for client in clients)
+
+
 STREAM = b"".join(
     (
         *(pub("MAILBOX.box", b"%d" % number, reply=f"_INBOX.c2.{number}") for number in range(5)),
