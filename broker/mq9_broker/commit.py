@@ -29,9 +29,9 @@ _log = logging.getLogger(__name__)
 MAX_GATHERING = 16_777_216
 #: So many of those who send more than their share may go on in a turn.
 _AT_ONCE = 4
-#: Milliseconds after which it is looked again whether the store is still behind, and how often: should it never be
+#: Seconds after which it is looked again whether the store is still behind, and how often: should it never be
 #: otherwise, commits say why.
-_AGAIN, _OFTEN = 1, 1000
+_AGAIN, _OFTEN = 0.001, 1000
 #: What is left at the least of a share where many wait: less would be spent on taking turns.
 _LEAST = 0.5
 
@@ -73,8 +73,8 @@ class Turn:
 
 
 class Committer:
-    """Ends turns. `call_soon` runs a function when the current turn's events are done; `watch` calls back with the
-    exception or None when an awaitable is done."""
+    """Ends turns. `call_soon` runs a function when the current turn's events are done, `call_later` after so many
+    seconds; `watch` calls back with the exception or None when an awaitable is done."""
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class Committer:
         sweep: Sweep,
         clock: Clock,
         call_soon: Callable[[Callable[[], None]], Any],
+        call_later: Callable[[float, Callable[[], None]], Any],
         watch: Callable[[Awaitable[None], Callable[[BaseException | None], None]], None],
     ) -> None:
         self._hub = hub
@@ -89,6 +90,7 @@ class Committer:
         self._sweep = sweep
         self._clock = clock
         self._call_soon = call_soon
+        self._call_later = call_later
         self._watch = watch
         self._scheduled = False
         self._probing = False
@@ -96,7 +98,8 @@ class Committer:
         self._flying: Turn | None = None
         self._waiting: deque[Callable[[], None]] = deque()
         self._letting = False
-        self._held = 0
+        self._held: list[Callable[[], None]] = []
+        self._looks = 0
         self.after_turn: list[Callable[[], None]] = []
         hub.wake_up = self.wake_up
         hub.end_turn = self.end_turn
@@ -123,20 +126,26 @@ class Committer:
         self._waiting.append(resume)
         self._let_on_soon()
 
+    def when_caught_up(self, resume: Callable[[], None]) -> None:
+        """The same when the store has caught up, or did not in a second."""
+        if not self._held:
+            self._looks = 0
+            self._call_later(_AGAIN, self._look_again)
+        self._held.append(resume)
+
+    def _look_again(self) -> None:
+        self._looks += 1
+        if self.behind and self._looks < _OFTEN:
+            self._call_later(_AGAIN, self._look_again)
+            return
+        held, self._held = self._held, []
+        for resume in held:
+            self.when_ready(resume)
+
     def _let_on_soon(self) -> None:
         if self._waiting and not self._letting and not self.congested:
             self._letting = True
-            if self._held < _OFTEN and self.behind:
-                self._held += 1
-                self._hub.timers.at(self._hub.now + _AGAIN, self._look_again)
-                self.wake_up()  # (the alarm is set at the end of a turn)
-            else:
-                self._held = 0
-                self._call_soon(self._let_on)
-
-    def _look_again(self, now: int) -> None:
-        self._letting = False
-        self._let_on_soon()
+            self._call_soon(self._let_on)
 
     def _let_on(self) -> None:
         """Let those go on who wait, as many as a share of time allows, and few, because each may take one."""

@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
             self._resting = True
             if self._transport is not None:
                 self._transport.pause_reading()
-            committer.when_ready(self._go_on)
+            (committer.when_caught_up if much and committer.behind else committer.when_ready)(self._go_on)
 
     def _go_on(self) -> None:
         """The others have had their share, and what was sent before has found its place."""

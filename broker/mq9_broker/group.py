@@ -367,7 +367,8 @@ class Group:
             if look.over:
                 first, end = max(last + 1, self.mailbox.heads[tier]), min(upto, self.mailbox.tails[tier]) + 1
                 done = sum(first <= msg_id < end for msg_id in self._ahead)
-                count = min(count + end - first - done, self.mailbox.counts[tier])
+                acknowledged = sum(of == tier for of in self._ahead.values())
+                count = max(min(count + end - first - done, self.mailbox.counts[tier] - acknowledged), count)
         return count
 
     def has_more(self, tiers: tuple[int, ...], upto: int, now: int) -> bool:

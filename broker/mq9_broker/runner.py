@@ -58,7 +58,8 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 def build(
     disk: Store, memory: Store, limits: Limits, clock: Clock, random: Callable[[int], bytes], loop: Any
 ) -> tuple[Hub, Committer]:
-    """A broker without a listener. `loop` has call_soon and, for stores that return awaitables, is a running one."""
+    """A broker without a listener. `loop` has call_soon and call_later; for stores that return awaitables it is a
+    running one."""
     mailboxes = Mailboxes(disk, memory, limits, random)
     messages = Messages(mailboxes)
     receipts = Receipts(mailboxes, messages)
@@ -68,7 +69,7 @@ def build(
     hub.now = clock.now()
     hub.dialect = Native(hub)
     sweep = Sweep(mailboxes, messages, groups, board)
-    return hub, Committer(hub, sweep, clock, loop.call_soon, _watch)
+    return hub, Committer(hub, sweep, clock, loop.call_soon, loop.call_later, _watch)
 
 
 def open_stores(config: Config, folder: DataDir) -> tuple[Store, Store]:

@@ -705,13 +705,53 @@ def test_a_look_in_vain_is_not_soon_repeated(tmp_path: Path, monkeypatch: pytest
     took = clock[0] - began
     steps = 0
     pause = store.tidy()
-    assert 3 * took < pause < 4.5 * took
+    assert pause == 1.0  # (it is asked each second whether much was written meanwhile)
+    asked = clock[0]
+    while store.tidy() == 1.0:
+        pass
+    assert 4 * took > 60  # (a minute at the most)
+    assert 55 < clock[0] - asked < 65
+    while store.tidy():
+        pass
+    assert store.tidy() == 1.0
     monkeypatch.setattr(rocks, "BEHIND", 0)  # much was written: it does not wait
     while store.tidy():
         steps += 1
     assert steps > 3
     monkeypatch.undo()
     store.close()
+
+
+def test_a_disk_full_of_what_nobody_needs_is_freed(
+    open_store: Callable[[], RocksStore],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small_files: Callable[[int], None],
+) -> None:
+    store = open_store()
+    apply(store, {b"%02d" % number: value(number) for number in range(30)})
+    apply(store, dict.fromkeys([b"%02d" % number for number in range(30)]))
+
+    def usage(path: object) -> SimpleNamespace:
+        return SimpleNamespace(free=0 if sum(files(tmp_path / "s").values()) > 2 * SIZE else 1 << 30)
+
+    monkeypatch.setattr(rocks.shutil, "disk_usage", usage)
+    small_files(10)
+    with pytest.raises(StoreError, match="File too large"):
+        store.commit(Batch({b"a": value(1)}))
+    small_files(0)
+    for _ in range(2):
+        if sum(files(tmp_path / "s").values()) > 2 * SIZE:
+            with pytest.raises(StoreError, match="0 MiB are free"):
+                store.commit(Batch({b"a": value(1)}))
+        for _ in range(500):
+            store.tidy()
+            time.sleep(0)
+        store._worker.submit(int).result()
+    monkeypatch.undo()
+    apply(store, {b"a": value(1)})
+    assert dict(store.scan(*EVERYTHING)) == {b"a": value(1)}
+    assert sum(files(tmp_path / "s").values()) <= 2 * SIZE
 
 
 _key = st.sampled_from([b"%02d" % number for number in range(12)])

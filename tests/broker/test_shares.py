@@ -168,52 +168,44 @@ def test_who_sends_plenty_waits_while_the_store_is_behind() -> None:
     """And nobody else does, and not for ever: should the store not recover, commits say why."""
     store = FaultyStore()
     broker = Broker(store)
-    plenty, little = broker.client(), broker.client()
-    plenty.create(name="box")
+    floods, other = [broker.client() for _ in range(20)], broker.client()
+    other.create(name="box")
     store.behind = True
-    plenty.feed(pub("MAILBOX.box", b"x" * 65_536))
+    for flood in floods:
+        flood.feed(pub("MAILBOX.box", b"x" * 65_536))
     for number in range(3):
         broker.advance(0.05)
-        assert not plenty.transport.reading
-        assert little.put("box", "little") == number + 2
-        assert little.transport.reading
+        assert not any(flood.transport.reading for flood in floods)
+        # (nor who uses up its share)
+        broker.hub.share = 0
+        other.feed(queries(3))
+        broker.settle()
+        broker.hub.share = 0.005
+        assert other.transport.reading
+        assert other.put("box", "little") == number + 21
     store.behind = False
     broker.advance(0.05)
-    assert plenty.transport.reading
+    assert all(flood.transport.reading for flood in floods)
     store.behind = True
-    plenty.feed(pub("MAILBOX.box", b"x" * 65_536))
+    for flood in floods:
+        flood.feed(pub("MAILBOX.box", b"x" * 65_536))
     broker.advance(0.5)
-    assert not plenty.transport.reading
-    broker.advance(2)
-    assert plenty.transport.reading
+    assert not any(flood.transport.reading for flood in floods)
+    broker.advance(1)
+    assert all(flood.transport.reading for flood in floods)
 
 
-def test_all_who_wait_for_the_store_are_read_from_again_though_nothing_happens() -> None:
-    says: list[bool] = []
-
-    class Flickering(FaultyStore):
-        """It says what is in the list, and then the last of it again and again."""
-
-        @property
-        def behind(self) -> bool:
-            return says.pop(0) if len(says) > 1 else says[0]
-
-        @behind.setter
-        def behind(self, value: bool) -> None:
-            says[:] = [value]
-
-    store = Flickering()
+def test_while_writes_are_refused_it_is_tried_once_a_second_though_floods_wait() -> None:
+    store = FaultyStore()
     broker = Broker(store)
-    clients = [broker.client() for _ in range(10)]
-    clients[0].create(name="box", ttl=0)
+    flood = broker.client()
+    flood.create(name="box")
+    store.failing = "the disk is full"
     store.behind = True
-    for client in clients:
-        client.feed(pub("MAILBOX.box", b"x" * 65_536))
-    broker.settle()
-    assert not any(client.transport.reading for client in clients)
-    says[:] = [False, True, True, False]
-    broker.advance(0.1)
-    assert all(client.transport.reading for client in clients)
+    flood.feed(pub("MAILBOX.box", b"x" * 65_536))
+    before = store.attempts
+    broker.advance(0.9)
+    assert store.attempts - before <= 2
 
 
 STREAM = b"".join(
@@ -625,6 +617,19 @@ def test_what_is_acknowledged_already_does_not_wait_where_a_look_does_not_come(m
     assert client.request("MSG.ACK.box", {"group_name": "workers", "msg_ids": done})["error"] == ""
     waiting = client.request("MAILBOX.QUERY.box", {"limit": 0, "group_name": "workers"})["waiting"]
     assert (waiting["normal"], waiting["low"]) == (19, 2)
+
+
+def test_what_is_acknowledged_does_not_wait_where_priorities_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Broker().client()
+    client.create(name="box", public=True, ttl=0)
+    client.send((pub("MAILBOX.box", b"x" * PIECE) + pub("MAILBOX.box.low", b"x" * PIECE)) * 30)
+    monkeypatch.setattr(messages, "EXAMINED", 64)
+    assert len(client.fetch("box", "workers", limit=1)["messages"]) == 1
+    done = [*range(3, 43, 2)]
+    assert client.request("MSG.ACK.box", {"group_name": "workers", "msg_ids": done})["error"] == ""
+    waiting = client.request("MAILBOX.QUERY.box", {"limit": 0, "group_name": "workers"})["waiting"]
+    assert 9 <= waiting["normal"] <= 10
+    assert waiting["low"] == 30
 
 
 # ---- what waits ----

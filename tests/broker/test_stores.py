@@ -446,7 +446,7 @@ def test_a_copy_is_the_store_at_one_moment(tmp_path: Path) -> None:
                 store.commit(
                     Batch({b"%02d" % key: b"%d" % written for key in range(20)} | {b"x%d" % written: b"y" * 99})
                 )
-                if written % 2000 == 0:
+                if written % 5000 == 0:
                     store._db.flush(False)
                 await asyncio.sleep(0)
             await task

@@ -49,8 +49,8 @@ _BUFFERS, _WAITING_TABLES, _DELAYED = 3, "rocksdb.num-immutable-mem-table", "roc
 _TOGETHER = 9
 #: Seconds between two steps of tidying at least, and how many times as long as the step took.
 _PAUSE, _PAUSES = 0.002, 19
-#: After a look in vain so many times as long as it took.
-_RESTS = 4
+#: After a look in vain so many times as long as it took, and seconds at the most.
+_RESTS, _LONGEST_REST = 4, 60.0
 #: Bytes of large values that were written since a look began, from which on it must hurry: pauses are short then.
 BEHIND = 256 * _MIB
 #: Seconds after which it is looked whether a store takes writes again.
@@ -121,8 +121,8 @@ class RocksStore:
         except OSError as cause:
             self._db.close()
             raise StoreError(f"cannot open the store in {path}: {cause}") from cause
-        # the bytes of one that found no room
-        self._wanted = 0
+        # whether a large value found no room, and the bytes of it
+        self._full, self._wanted = False, 0
         self._collection = Collection(
             self._values, self._stored, self._replace, self._sync_log, self._worker, lambda: self._flight
         )
@@ -147,7 +147,7 @@ class RocksStore:
         return merged(stored, sorted(key for key in self._undo if start <= key < end), self.get)
 
     def commit(self, batch: Batch) -> Awaitable[None] | None:
-        if self._broken:
+        if self._broken or self._full:
             self._begin_again()
         records = self._records(batch)
         if self._syncer is None:
@@ -177,7 +177,7 @@ class RocksStore:
         try:
             if self._look is None:
                 if began < self._again and self._grown < BEHIND:
-                    return self._again - began
+                    return min(self._again - began, _UNTIL_WELL)
                 self.untidy, self._grown = False, 0
                 self._removed, self._began = self._collection.removed, began
                 self._look = self._collection.look()
@@ -185,7 +185,7 @@ class RocksStore:
         except StopIteration:
             # (something is deleted all the time, and rarely what is large)
             in_vain = self._collection.removed == self._removed
-            self._again = began + _RESTS * (began - self._began) if in_vain else 0.0
+            self._again = began + min(_RESTS * (began - self._began), _LONGEST_REST) if in_vain else 0.0
         except StoreError as cause:
             _log.warning("the files of large messages are not looked through: %s", cause)
         except Exception:
@@ -232,6 +232,9 @@ class RocksStore:
         needed = _ROOM + self._wanted + sum(map(_size, self._path.glob("*.log")))
         if free < needed:
             raise StoreError(f"No space left on device: {free // _MIB} MiB are free, {needed // _MIB} are needed")
+        self._full = False
+        if not self._broken:
+            return
         self._shut()
         try:
             self._db = self._open(AccessType.read_write())
@@ -312,8 +315,9 @@ class RocksStore:
             await asyncio.get_running_loop().run_in_executor(self._syncer, self._values.sync, self._values.held)
             flight = self._take_off(batch, records)
         except OSError as cause:
-            # (a disk that failed once may have lost more of that file)
+            # (a disk that failed once may have lost more of that file, and of what was moved there)
             self._values.leave()
+            self._look = None
             raise StoreError(str(cause)) from cause
         finally:
             self._values.held.clear()
@@ -346,7 +350,7 @@ class RocksStore:
             pointer = self._values.append(key, value)
         except OSError as cause:
             # (with what a later attempt needs beside the room that is needed to begin again)
-            self._broken, self._wanted = True, len(value)
+            self._full, self._wanted = True, len(value)
             raise StoreError(str(cause)) from cause
         self._wanted = 0
         self._grown += len(value)
