@@ -404,19 +404,6 @@ def test_a_value_that_is_lost_is_not_there_and_said_once(
     assert [store.get(key) for key in (b"b", b"d", b"e")] == [None, None, b"small"]
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """Lets this process write files of so many bytes, as a full disk does; 0 lifts it."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size or before[0], before[1]))
-
-    yield limit
-    limit(0)
-
-
 def test_what_finds_no_room_is_refused_and_leaves_none_behind(
     open_store: Callable[[], RocksStore],
     tmp_path: Path,

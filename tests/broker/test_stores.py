@@ -361,19 +361,6 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
     assert not store.behind
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """Lets this process write files of so many bytes, as a full disk does; 0 lifts it."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size or before[0], before[1]))
-
-    yield limit
-    limit(0)
-
-
 @pytest.mark.parametrize("sync", [False, True])
 def test_a_store_that_could_not_write_reads_on_and_writes_again_when_it_can(
     tmp_path: Path, small_files: Callable[[int], None], sync: bool
